@@ -1,0 +1,44 @@
+# Every target sets up what it needs; `make` alone lists them.
+
+PYTHON ?= python3
+WORKERS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+MAPPED := adapters cli reference_models
+TYPES := build/types/attribkit
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench zoo clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(STAMP) ## explain the bundled cat with EfficientNet-Lite0
+	$(BIN)/python examples/explain_cat.py
+
+test: $(STAMP) ## run the tests (WORKERS=2 processes, one thread each)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+check: $(STAMP) ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	@mkdir -p $(TYPES) && touch $(TYPES)/__init__.py
+	@for folder in $(MAPPED); do ln -sfn "$(CURDIR)/$$folder" $(TYPES)/$$folder; done
+	$(BIN)/mypy attribkit $(addprefix $(TYPES)/,$(MAPPED)) $(wildcard benchmarks examples)
+
+bench: $(STAMP) ## memory and time of one guided map against plain autograd
+	$(BIN)/python benchmarks/memory.py
+
+zoo: $(STAMP) ## every rule on 25 real architectures, with the worst error of each
+	$(BIN)/python tests/zoo.py
+
+clean: ## remove what the other targets made, except .venv
+	rm -rf attribkit-out runs build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+
+# The project's own environment, made once and again when pyproject.toml changes.
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@

@@ -1,0 +1,193 @@
+"""`explain`: one call from a model and images to an `Attribution`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from attribkit import rules, targets
+from attribkit.attribution import Attribution
+from attribkit.receptive_field import ReceptiveField, receptive_field
+from attribkit.rewriting import Rewritten, plan_of, rewrite_by
+from attribkit.rules import Relay, Rule, RuleFunction
+from attribkit.switches import Switches
+from attribkit.targets import At, Unit
+
+Method = str | Rule | RuleFunction
+
+
+@overload
+def explain(
+    model: nn.Module, images: Tensor, method: Method = "guided", **options: Any
+) -> Attribution: ...
+@overload
+def explain(
+    model: nn.Module, images: Tensor, method: Sequence[Method], **options: Any
+) -> dict[str, Attribution]: ...
+def explain(
+    model: nn.Module,
+    images: Tensor,
+    method: Method | Sequence[Method] = "guided",
+    *,
+    layer: str | None = None,
+    channel: int | Sequence[int] | Tensor | None = None,
+    at: At = "max",
+    target: int | Sequence[int] | Tensor | None = None,
+    output: Callable[[Any], Tensor] | None = None,
+    switches: str | Switches = "own",
+    activations: Literal["rectifiers", "all"] = "rectifiers",
+    overlap: Literal["add", "overwrite"] = "add",
+    replay: Literal["down", "both"] = "down",
+    norms: Literal["rule", "bypass", "gradient"] = "rule",
+) -> Attribution | dict[str, Attribution]:
+    """Which pixels made a unit fire?
+
+        a = attribkit.explain(model, images, layer="features.28")      # the strongest unit of a layer
+        a = attribkit.explain(model, images, target=281)               # a class; without target the predicted one
+
+    `channel` names one channel of the layer, or several, each of which is explained for every image; `at` is a
+    position, "max" (the strongest) or "all" (the whole channel). `target` is one class, or one for each image.
+    `output` picks a tensor where the model's output is a tuple, a dict or an object. The other options are those
+    of `rewrite`. Several methods share one forward pass and give a dict by name.
+
+    The maps are in `values`, one a unit, image by image; a unit that sees a part of the image is explained on that
+    part, where this changes nothing, and its map is zero elsewhere.
+    """
+    single = isinstance(method, (str, Rule)) or callable(method)
+    chosen = [rules.resolve(m) for m in ([method] if single else method)]  # type: ignore[list-item,union-attr]
+    if not chosen or len({rule.name for rule in chosen}) < len(chosen):
+        raise ValueError("give at least one method, and each its own name")
+    _check(model, images, layer, channel, target)
+    net = rewrite_by(model, plan_of(Relay(chosen), activations, switches, overlap, replay, norms))
+    task = _Task(net, images, layer, chosen, output or _the_tensor)
+    channels = targets.as_channels(target if layer is None else channel, len(images), per_image=layer is None)
+    field = receptive_field(model, layer, images)
+    # Recorded switches point into whole planes.
+    crops = field.worth_cropping() and isinstance(switches, str) and replay == "down" and at != "all"
+    explained = task.on_crops(field, channels, at) if crops else None
+    units, values = explained or task.on_whole_images(field, channels, at)
+    settings = {
+        "switches": switches if isinstance(switches, str) else "recorded",
+        "activations": activations,
+        "overlap": overlap,
+        "replay": replay,
+        "norms": norms,
+    }
+    results = {
+        rule.name: Attribution(
+            values=maps,
+            units=tuple(units),
+            method=rule.name,
+            model=type(model).__name__,
+            sites=tuple(net.sites),
+            settings=settings,
+        )
+        for rule, maps in zip(chosen, values, strict=True)
+    }
+    return results[chosen[0].name] if single else results
+
+
+Explained = tuple[list[Unit], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is run: a network under several rules, up to a layer or to the end."""
+
+    net: Rewritten
+    images: Tensor
+    layer: str | None
+    rules: Sequence[Rule]
+    output: Callable[[Any], Tensor]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.net(x) if self.layer is None else self.net.forward_to(self.layer, x))
+
+    def on_whole_images(self, field: ReceptiveField, channels: Tensor | None, at: At) -> Explained:
+        """Units chosen and explained in one forward pass; one backward pass a unit of an image, and a rule."""
+        with torch.enable_grad():
+            x = self.images.detach().requires_grad_()
+            output = self.forward(x.clone())  # a clone, since a network may write into its input
+        units = targets.choose(output, self.layer, channels, at)
+        columns = list(zip(*units, strict=True))
+        maps = [
+            list(self.backward(output, x, column, last=column is columns[-1])) for column in columns
+        ]  # K x rules x images
+        values = [torch.stack([by_rule[r] for by_rule in maps], 1).flatten(0, 1) for r in range(len(self.rules))]
+        return [replace(unit, box=field.box(unit.position)) for row in units for unit in row], values
+
+    def on_crops(self, field: ReceptiveField, channels: Tensor | None, at: At) -> Explained | None:
+        """Each unit explained on the part of the image that it sees; None where that part gives another activation."""
+        with torch.no_grad():
+            output = self.forward(self.images.detach().clone())
+        units = [unit for row in targets.choose(output, self.layer, channels, at) for unit in row]
+        parts = [(unit, *field.crop(unit.position or ())) for unit in units]
+        shape = (len(units), *self.images.shape[1:])
+        values = [torch.zeros(shape, dtype=self.images.dtype, device=self.images.device) for _ in self.rules]
+        scale = float(output.abs().max())
+        for rows in _batches(parts, self.images):
+            cropped = torch.stack([self.images[(parts[r][0].image, slice(None), *parts[r][1])] for r in rows])
+            moved = [replace(parts[r][0], position=parts[r][2]) for r in rows]
+            with torch.enable_grad():
+                x = cropped.detach().requires_grad_()
+                output = self.forward(x.clone())
+            if not all(_close(output[(i, u.channel, *(u.position or ()))], u.activation, scale) for i, u in enumerate(moved)):
+                return None
+            for maps, gradient in zip(values, self.backward(output, x, moved, last=True), strict=True):
+                for r, part in zip(rows, gradient, strict=True):
+                    maps[(r, slice(None), *parts[r][1])] = part
+        return [replace(unit, box=field.box(unit.position)) for unit in units], values
+
+    def backward(self, output: Tensor, x: Tensor, units: Sequence[Unit], last: bool) -> Iterator[Tensor]:
+        """One map an image, for each rule in turn; the graph is freed after the last."""
+        if not output.requires_grad:
+            raise ValueError("no gradient reaches the images: the model detaches its output from them")
+        signal = targets.signal(output, units)
+        for rule in self.rules:
+            self.net.plan.rule.current = rule  # type: ignore[misc]
+            keep = not (last and rule is self.rules[-1])
+            (gradient,) = torch.autograd.grad(output, x, signal, retain_graph=keep)
+            yield gradient
+
+
+def _batches(parts: Sequence[tuple[Unit, tuple[slice, ...], Any]], images: Tensor) -> Iterator[list[int]]:
+    """Rows of parts of one shape, so many at a time that a batch is no larger than the images are."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for row, (_, where, _) in enumerate(parts):
+        by_shape.setdefault(tuple(s.stop - s.start for s in where), []).append(row)
+    for shape, rows in by_shape.items():
+        size = max(1, images[:, 0].numel() // math.prod(shape))
+        yield from (rows[i : i + size] for i in range(0, len(rows), size))
+
+
+def _close(value: Tensor, expected: float, scale: float) -> bool:
+    return abs(float(value.detach()) - expected) <= 1e-3 * abs(expected) + 1e-4 * scale
+
+
+def _the_tensor(output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"the output is a {type(output).__name__}; pass output=, a function that picks a tensor from it"
+        )
+    return output
+
+
+def _check(
+    model: nn.Module, images: Tensor, layer: str | None, channel: Any, target: Any
+) -> None:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise TypeError(f"images are a float tensor of N x C x H x W, not {kind}; preprocess them first")
+    if images.dim() == 3 and any(isinstance(m, nn.Conv2d) for m in model.modules()):
+        raise ValueError("images have no batch dimension; write images[None] for one image")
+    if layer is not None:
+        targets.check_layer(model, layer)
+    if layer is not None and target is not None:
+        raise ValueError("target names a class of the output; with layer= write channel=")
+    if layer is None and channel is not None:
+        raise ValueError("channel goes with layer=; for a class of the output write target=")

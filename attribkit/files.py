@@ -1,0 +1,33 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+
+def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
+    """Put `data` into the file at `path`, making its folder where there is none.
+
+    Whoever looks at `path` finds what was there before or all of `data`, never a part of it; when anything
+    goes wrong (a full disk, an interrupt) the old file stays and nothing else is left in the folder. A link
+    is followed: the file that it points to is the one that changes.
+    """
+    target = Path(os.path.realpath(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, since a rename is atomic only within one file system. Opened by hand and not with
+    # `tempfile`, whose files nobody but the owner may read.
+    part = target.parent / f".{secrets.token_hex(8)}.part"
+    try:
+        with open(part, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if target.is_file():
+            shutil.copymode(target, part)
+        os.replace(part, target)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

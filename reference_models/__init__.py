@@ -1,0 +1,1 @@
+"""The networks of the paper: architectures, recipes, training and weights."""
