@@ -120,21 +120,15 @@ OPS: dict[str, Op] = {
     "clamp": Op("rectifier", aten.clamp.default, _mask, _inside_or_on_the_bounds),
     "threshold": Op("rectifier", aten.threshold.default, _mask, lambda x, at, value: x > at),
     "maximum": Op("rectifier", aten.maximum.default, _half_at_zero, _sign),
-    "leaky_relu": Op(
-        "rectifier", aten.leaky_relu.default, _leaky_derivative, _is_positive, aten.leaky_relu.default
-    ),
+    "leaky_relu": Op("rectifier", aten.leaky_relu.default, _leaky_derivative, _is_positive, aten.leaky_relu.default),
     "prelu": Op("rectifier", aten.prelu.default, _prelu_derivative, _is_positive, aten.prelu.default),
     "gelu": _smooth(_gelu, _gelu_derivative, one_sided=True),
     "silu": _smooth(aten.silu.default, _from_backward(aten.silu_backward.default), one_sided=True),
     "mish": _smooth(aten.mish.default, _from_backward(aten.mish_backward.default), one_sided=True),
-    "hardswish": _smooth(
-        aten.hardswish.default, _from_backward(aten.hardswish_backward.default), one_sided=True
-    ),
+    "hardswish": _smooth(aten.hardswish.default, _from_backward(aten.hardswish_backward.default), one_sided=True),
     "quick_gelu": _smooth(_quick_gelu, _quick_gelu_derivative, one_sided=True),
     # The same by arithmetic, as timm has them: the last bit differs from torch's own.
-    "swish": _smooth(
-        lambda x: x * aten.sigmoid.default(x), _from_backward(aten.silu_backward.default), one_sided=True
-    ),
+    "swish": _smooth(lambda x: x * aten.sigmoid.default(x), _from_backward(aten.silu_backward.default), one_sided=True),
     "mish_by_parts": _smooth(
         lambda x: x * aten.tanh.default(aten.softplus.default(x)),
         _from_backward(aten.mish_backward.default),
@@ -305,7 +299,7 @@ FUNCTIONS: dict[Any, Callable[..., Recognised]] = {
     ),
     F.threshold: _threshold,
     torch.threshold: _threshold,
-    F.threshold_: _inplace(_threshold),
+    torch.threshold_: _inplace(_threshold),  # which is F.threshold_
     **dict.fromkeys((torch.clamp, torch.clip, Tensor.clamp, Tensor.clip), _clamp),
     **dict.fromkeys((torch.clamp_, torch.clip_, Tensor.clamp_, Tensor.clip_), _inplace(_clamp)),
     **dict.fromkeys((torch.clamp_min, Tensor.clamp_min), _clamp_min),
@@ -415,7 +409,6 @@ def from_module(module: nn.Module, kind: type[nn.Module] | None = None) -> Activ
             return None
         describe = MODULES[known]
     return describe(module)
-
 
 
 def names_in_code(kinds: Collection[str]) -> frozenset[str]:

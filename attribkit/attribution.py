@@ -156,8 +156,7 @@ class Attribution:
         return cls(
             values=values.to(getattr(torch, manifest["dtype"])),
             units=tuple(
-                Unit(**_tupled(unit) | {"activation": float(unit["activation"])})
-                for unit in manifest["units"]
+                Unit(**_tupled(unit) | {"activation": float(unit["activation"])}) for unit in manifest["units"]
             ),
             method=manifest["method"],
             model=manifest["model"],

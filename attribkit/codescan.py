@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 from collections.abc import Collection, Iterator
 from functools import partial
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType
 from typing import Any
 
 from torch import nn
@@ -57,8 +57,9 @@ class _Scan:
 
     def function(self, function: Any) -> None:
         """Everything that a Python function mentions; those of torch itself are known by their names."""
+        function = getattr(function, "__func__", function)
         home = getattr(function, "__module__", None) or ""  # generated code has none
-        if isinstance(function, (FunctionType, MethodType)) and not home.startswith("torch."):
+        if isinstance(function, FunctionType) and not home.startswith("torch."):
             self.code(function.__code__, function.__globals__)
 
     def code(self, code: CodeType, scope: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attribkit import rules, targets
 from attribkit.attribution import Attribution
-from attribkit.receptive_field import ReceptiveField, receptive_field
+from attribkit.receptive_field import Crop, ReceptiveField, receptive_field
 from attribkit.rewriting import Rewritten, plan_of, rewrite_by
 from attribkit.rules import Relay, Rule, RuleFunction
 from attribkit.switches import Switches
@@ -22,14 +22,10 @@ Method = str | Rule | RuleFunction
 
 
 @overload
-def explain(
-    model: nn.Module, images: Tensor, method: Method = "guided", **options: Any
-) -> Attribution: ...
+def explain(model: nn.Module, images: Tensor, method: Method = "guided", **options: Any) -> Attribution: ...
 @overload
-def explain(
-    model: nn.Module, images: Tensor, method: Sequence[Method], **options: Any
-) -> dict[str, Attribution]: ...
-def explain(
+def explain(model: nn.Module, images: Tensor, method: Sequence[Method], **options: Any) -> dict[str, Attribution]: ...
+def explain(  # type: ignore[misc]  # the options, which both forms share, are written once, here
     model: nn.Module,
     images: Tensor,
     method: Method | Sequence[Method] = "guided",
@@ -58,8 +54,9 @@ def explain(
     The maps are in `values`, one a unit, image by image; a unit that sees a part of the image is explained on that
     part, where this changes nothing, and its map is zero elsewhere.
     """
-    single = isinstance(method, (str, Rule)) or callable(method)
-    chosen = [rules.resolve(m) for m in ([method] if single else method)]  # type: ignore[list-item,union-attr]
+    methods = [method] if isinstance(method, (str, Rule)) or callable(method) else method
+    single = methods is not method
+    chosen = [rules.resolve(m) for m in methods]
     if not chosen or len({rule.name for rule in chosen}) < len(chosen):
         raise ValueError("give at least one method, and each its own name")
     _check(model, images, layer, channel, target)
@@ -126,21 +123,21 @@ class _Task:
         with torch.no_grad():
             output = self.forward(self.images.detach().clone())
         units = [unit for row in targets.choose(output, self.layer, channels, at) for unit in row]
-        parts = [(unit, *field.crop(unit.position or ())) for unit in units]
-        shape = (len(units), *self.images.shape[1:])
-        values = [torch.zeros(shape, dtype=self.images.dtype, device=self.images.device) for _ in self.rules]
-        scale = float(output.abs().max())
-        for rows in _batches(parts, self.images):
-            cropped = torch.stack([self.images[(parts[r][0].image, slice(None), *parts[r][1])] for r in rows])
-            moved = [replace(parts[r][0], position=parts[r][2]) for r in rows]
+        crops = [field.crop(unit.position or ()) for unit in units]
+        values = [self.images.new_zeros(len(units), *self.images.shape[1:]) for _ in self.rules]
+        tolerance = 1e-4 * float(output.abs().max())
+        for rows in _batches(crops, self.images):
+            parts = torch.stack([self.images[units[r].image][crops[r].pixels] for r in rows])
+            moved = [replace(units[r], position=crops[r].position) for r in rows]
             with torch.enable_grad():
-                x = cropped.detach().requires_grad_()
+                x = parts.detach().requires_grad_()
                 output = self.forward(x.clone())
-            if not all(_close(output[(i, u.channel, *(u.position or ()))], u.activation, scale) for i, u in enumerate(moved)):
+            found = torch.stack([row[unit.index] for row, unit in zip(output.detach(), moved, strict=True)])
+            if not torch.allclose(found, found.new_tensor([u.activation for u in moved]), rtol=1e-3, atol=tolerance):
                 return None
             for maps, gradient in zip(values, self.backward(output, x, moved, last=True), strict=True):
                 for r, part in zip(rows, gradient, strict=True):
-                    maps[(r, slice(None), *parts[r][1])] = part
+                    maps[r][crops[r].pixels] = part
         return [replace(unit, box=field.box(unit.position)) for unit in units], values
 
     def backward(self, output: Tensor, x: Tensor, units: Sequence[Unit], last: bool) -> Iterator[Tensor]:
@@ -155,18 +152,14 @@ class _Task:
             yield gradient
 
 
-def _batches(parts: Sequence[tuple[Unit, tuple[slice, ...], Any]], images: Tensor) -> Iterator[list[int]]:
-    """Rows of parts of one shape, so many at a time that a batch is no larger than the images are."""
+def _batches(crops: Sequence[Crop], images: Tensor) -> Iterator[list[int]]:
+    """Numbers of crops of one shape, so many at a time that a batch is no larger than the images are."""
     by_shape: dict[tuple[int, ...], list[int]] = {}
-    for row, (_, where, _) in enumerate(parts):
-        by_shape.setdefault(tuple(s.stop - s.start for s in where), []).append(row)
+    for row, crop in enumerate(crops):
+        by_shape.setdefault(crop.shape, []).append(row)
     for shape, rows in by_shape.items():
         size = max(1, images[:, 0].numel() // math.prod(shape))
         yield from (rows[i : i + size] for i in range(0, len(rows), size))
-
-
-def _close(value: Tensor, expected: float, scale: float) -> bool:
-    return abs(float(value.detach()) - expected) <= 1e-3 * abs(expected) + 1e-4 * scale
 
 
 def _the_tensor(output: Any) -> Tensor:
@@ -177,9 +170,7 @@ def _the_tensor(output: Any) -> Tensor:
     return output
 
 
-def _check(
-    model: nn.Module, images: Tensor, layer: str | None, channel: Any, target: Any
-) -> None:
+def _check(model: nn.Module, images: Tensor, layer: str | None, channel: Any, target: Any) -> None:
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images are a float tensor of N x C x H x W, not {kind}; preprocess them first")

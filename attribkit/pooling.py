@@ -71,7 +71,7 @@ class Pool:
 
 
 def _max_pool(rank: int) -> Callable[..., tuple[Tensor, Tensor]]:
-    return getattr(aten, f"max_pool{rank}d_with_indices").default  # type: ignore[no-any-return]
+    return getattr(aten, f"max_pool{rank}d_with_indices").default
 
 
 class _Pooled(torch.autograd.Function):
@@ -180,7 +180,7 @@ def _fractional_starts(pool: Pool, d: int, size: int, outputs: int) -> Tensor:
     return torch.where(step == outputs - 1, last, starts)[..., None]
 
 
-# ------------------------------------------------------------------------------------ how a call or module is recognised
+# -------------------------------------------------------------------------------- how a call or module is recognised
 
 
 def _each(value: Any, rank: int) -> tuple[int, ...]:
@@ -214,9 +214,7 @@ def _adaptive(rank: int, indices: bool = False) -> Callable[..., tuple[Tensor, P
         sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size,) * rank
         plane = input.shape[-rank:]
         size = tuple(int(p if s is None else s) for s, p in zip(sizes, plane, strict=True))
-        return input, Pool(
-            f"adaptive_max_pool{rank}d", rank, (size,), returns_indices=indices or return_indices
-        )
+        return input, Pool(f"adaptive_max_pool{rank}d", rank, (size,), returns_indices=indices or return_indices)
 
     return recognise
 
@@ -241,9 +239,7 @@ def _fractional(rank: int, indices: bool = False) -> Callable[..., tuple[Tensor,
             _random_samples = torch.rand(batch, channels, rank, dtype=input.dtype, device=input.device)
         settings = (_each(kernel_size, rank), _each(output_size, rank))
         name = f"fractional_max_pool{rank}d"
-        return input, Pool(
-            name, rank, settings, returns_indices=indices or return_indices, samples=_random_samples
-        )
+        return input, Pool(name, rank, settings, returns_indices=indices or return_indices, samples=_random_samples)
 
     return recognise
 

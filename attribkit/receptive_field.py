@@ -68,11 +68,24 @@ class ReceptiveField:
         sees = math.prod(w.longest() / w.size for w in self.windows)
         return self.exact_on_crops and sees <= 0.5
 
-    def crop(self, position: Sequence[int]) -> tuple[tuple[slice, ...], tuple[int, ...]]:
-        """The part of an image on which to run the network for this unit, and its position there."""
+    def crop(self, position: Sequence[int]) -> Crop:
+        """The part of an image on which to run the network for this unit."""
         spans = [w.crop(i) for w, i in zip(self.windows, position, strict=True)]
         moved = tuple(i - s // w.stride for w, i, (s, _) in zip(self.windows, position, spans, strict=True))
-        return tuple(slice(*span) for span in spans), moved
+        return Crop((slice(None), *(slice(*span) for span in spans)), moved)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """`image[crop.pixels]` is what a unit sees, and `position` is its place in the output for that."""
+
+    pixels: tuple[slice, ...]
+    position: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The spatial size."""
+        return tuple(span.stop - span.start for span in self.pixels[1:])
 
 
 def receptive_field(model: nn.Module, layer: str | None, images: Tensor) -> ReceptiveField:
@@ -106,12 +119,15 @@ def _probe(model: nn.Module, layer: str, images: Tensor) -> ReceptiveField:
         return _sees_everything(images)
     probes = [[d(n) for n in units.shape[2:]] for d in (_first, _second, _middle, _last_but_one, _last)]
     spans = _spans(net, layer, noise, probes, random)
-    windows = tuple(
-        _window(size, [p[d] for p in probes], [s[d] for s in spans]) for d, size in enumerate(plane)
-    )
+    windows = tuple(_window(size, [p[d] for p in probes], [s[d] for s in spans]) for d, size in enumerate(plane))
     field = ReceptiveField(windows, exact_on_crops=True)
     exact = all(_same_on_crop(net, layer, noise, units, field, probe) for probe in probes[1:4])
     return ReceptiveField(windows, exact)
+
+
+def _everywhere(position: Sequence[int]) -> tuple[slice | int, ...]:
+    """The index of all channels at a position."""
+    return slice(None), *position
 
 
 def _first(n: int) -> int:
@@ -144,7 +160,7 @@ def _spans(
     signal = torch.zeros_like(output)
     for row, position in zip(signal, probes, strict=True):
         # Random strengths, so that equal and opposite paths do not cancel.
-        row[(slice(None), *position)] = torch.randn(len(row), generator=random).to(signal)
+        row[_everywhere(position)] = torch.randn(len(row), generator=random).to(signal)
     (reached,) = torch.autograd.grad(output, x, signal)
     spans = []
     for pixels in (reached != 0).any(1):
@@ -175,11 +191,11 @@ def _window(size: int, positions: Sequence[int], spans: Sequence[tuple[int, int]
 def _same_on_crop(
     net: Rewritten, layer: str, noise: Tensor, units: Tensor, field: ReceptiveField, position: Sequence[int]
 ) -> bool:
-    where, moved = field.crop(position)
+    crop = field.crop(position)
     try:
         with torch.no_grad():
-            cropped = net.forward_to(layer, noise[(..., *where)])
+            cropped = net.forward_to(layer, noise[0][crop.pixels][None])
     except (RuntimeError, ValueError, AssertionError):
         return False  # a network that takes one size of image only
-    whole, part = units[(0, slice(None), *position)], cropped[(0, slice(None), *moved)]
+    whole, part = units[0][_everywhere(position)], cropped[0][_everywhere(crop.position)]
     return torch.allclose(part, whole, rtol=1e-3, atol=1e-4 * float(units.abs().max()))

@@ -136,9 +136,7 @@ def _check_pictures(images: list[Picture]) -> None:
         raise ValueError("there are no images to show")
     for image in images:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise ValueError(
-                f"an image is H x W x 3 bytes (uint8), this one is {image.shape} of {image.dtype}"
-            )
+            raise ValueError(f"an image is H x W x 3 bytes (uint8), this one is {image.shape} of {image.dtype}")
 
 
 def _enlarged(image: Picture, factor: int) -> Picture:

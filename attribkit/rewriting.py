@@ -220,7 +220,7 @@ class Rewritten(nn.Module):
         )
 
 
-class _Stop(Exception):  # noqa: N818 (not an error)
+class _Stop(Exception):
     def __init__(self, output: Any) -> None:
         super().__init__()
         self.output = output
@@ -484,5 +484,7 @@ def record_switches(model: nn.Module | Callable[..., Any], images: Tensor, sites
             pass
     missing = [site for site in sites or () if site not in indices]
     if missing or not indices:
-        raise ValueError(f"no max-pool {missing[0]!r} was called" if missing else "this model has no max-pool to record")
+        raise ValueError(
+            f"no max-pool {missing[0]!r} was called" if missing else "this model has no max-pool to record"
+        )
     return Switches(indices, planes)

@@ -97,9 +97,7 @@ def _chosen(model: nn.Module, layers: Iterable[str] | None) -> dict[str, Any]:
             what = str(modules[name]).partition("\n")[0]
             raise ValueError(f"{name!r} is no convolution with a stride but {what}{_nearest(name, striding)}")
     if not layers:
-        raise ValueError(
-            f"nothing to change: no convolution with a stride {'named' if striding else 'found'}"
-        )
+        raise ValueError(f"nothing to change: no convolution with a stride {'named' if striding else 'found'}")
     once = {striding[name]: name for name in layers}
     return {name: module for module, name in once.items()}
 
@@ -199,9 +197,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     if not swaps:
         raise ValueError(f"no batch norm could be folded: {told or 'the model has none'}")
     if left:
-        warnings.warn(
-            f"fold_batch_norm left {sum(map(len, left.values()))} as they are: {told}", stacklevel=2
-        )
+        warnings.warn(f"fold_batch_norm left {sum(map(len, left.values()))} as they are: {told}", stacklevel=2)
     return _replaced(folded, swaps)
 
 
@@ -295,10 +291,7 @@ class _Wiring:
             raise _Stays(f"{who} is also held in a plain attribute")
         if self.calls[module] != 1:
             raise _Stays(f"{who} is called {self.calls[module]} times in eval mode")
-        if any(
-            getattr(module, f"_{kind}_hooks")
-            for kind in ("forward", "forward_pre", "backward", "backward_pre")
-        ):
+        if any(getattr(module, f"_{kind}_hooks") for kind in ("forward", "forward_pre", "backward", "backward_pre")):
             raise _Stays(f"{who} has hooks")
 
     def _module_calls(self) -> Iterator[torch.fx.Node]:
@@ -351,13 +344,12 @@ class _Tracer(torch.fx.Tracer):
     ) -> Any:
         if m not in self.known:  # made inside a forward
             return forward(*args, **kwargs)
-        steps, stack = len(self.graph.nodes), self.module_stack.copy()
+        stack = self.module_stack.copy()
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:  # tried as one step instead; what that raises goes up
+            # What was followed so far stays in the graph: it can only add readers, so nothing wrong is folded.
             self.module_stack = stack
-            for node in reversed(list(self.graph.nodes)[steps:]):
-                self.graph.erase_node(node)
             return self.create_proxy("call_module", self.path_of_module(m), args, kwargs)
 
 
@@ -416,10 +408,7 @@ def _noise(layer: Any, extra: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     shape: tuple[int, ...] = (2, getattr(layer, "in_features", 0))
     if isinstance(layer, _ConvNd):
-        reach = [
-            d * (k - 1) + 1 + s
-            for k, d, s in zip(layer.kernel_size, layer.dilation, layer.stride, strict=True)
-        ]
+        reach = [d * (k - 1) + 1 + s for k, d, s in zip(layer.kernel_size, layer.dilation, layer.stride, strict=True)]
         shape = (2, layer.in_channels, *(side + extra for side in reach))
     return torch.randn(shape, generator=generator, dtype=torch.float64)
 

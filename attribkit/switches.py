@@ -1,8 +1,8 @@
 """Switches: which cell each max-pool took its value from, recorded to be replayed.
 
-    switches = attribkit.record_switches(model, images)
-    switches.save("cat.safetensors")
-    net = attribkit.rewrite(model, "deconvnet", switches=attribkit.Switches.load("cat.safetensors"))
+switches = attribkit.record_switches(model, images)
+switches.save("cat.safetensors")
+net = attribkit.rewrite(model, "deconvnet", switches=attribkit.Switches.load("cat.safetensors"))
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from attribkit.files import write_whole
-
 
 FORMAT = "attribkit.switches/1"
 
@@ -45,8 +44,8 @@ class Switches:
         indices = self.indices[site]
         if self.planes.get(site, plane) != plane:
             raise SwitchMismatch(
-                f"the switches of {site!r} point into a plane of {_by(self.planes[site])}, but its input is {_by(plane)}: "
-                "record them on images of the same size"
+                f"the switches of {site!r} point into a plane of {_by(self.planes[site])}, "
+                f"but its input is {_by(plane)}: record them on images of the same size"
             )
         recorded, wanted = tuple(indices.shape), tuple(like.shape)
         if recorded[1:] != wanted[1:] or recorded[0] not in (1, wanted[0]):

@@ -31,6 +31,11 @@ class Unit:
     activation: float
     box: tuple[int, ...] | None = None
 
+    @property
+    def index(self) -> tuple[int, ...]:
+        """Where the unit is in the output for one image; for a whole channel, its first dimension only."""
+        return self.channel, *(self.position or ())
+
 
 def choose(output: Tensor, layer: str | None, channels: Tensor | None, at: At) -> list[list[Unit]]:
     """For each image its units: in the given channels (images x K), or the strongest of all."""
@@ -68,7 +73,7 @@ def signal(output: Tensor, units: Sequence[Unit]) -> Tensor:
     """Ones where the units are, one unit an image, and zeros elsewhere."""
     ones = torch.zeros_like(output)
     for row, unit in zip(ones, units, strict=True):
-        row[(unit.channel, *(unit.position or ()))] = 1
+        row[unit.index] = 1
     return ones
 
 

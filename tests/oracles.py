@@ -214,9 +214,7 @@ def pool_windows(
     return Windows(tuple(size), [windows_along(*setting, ceil_mode) for setting in settings])
 
 
-def windows_along(
-    length: int, kernel: int, stride: int, pad: int, dilation: int, ceil_mode: bool
-) -> list[list[int]]:
+def windows_along(length: int, kernel: int, stride: int, pad: int, dilation: int, ceil_mode: bool) -> list[list[int]]:
     """The windows of one dimension. In ceil mode the last may hang over the end, not start beyond it."""
     steps = (length + 2 * pad - dilation * (kernel - 1) - 1) / stride
     count = (math.ceil(steps) if ceil_mode else math.floor(steps)) + 1

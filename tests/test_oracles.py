@@ -108,9 +108,7 @@ def test_smooth_functions_by_hand(function) -> None:
 @pytest.mark.parametrize("function", [F.elu, F.celu, F.selu, F.softplus])
 def test_monotone_functions_keep_their_gate_below_zero(function) -> None:
     at = [torch.func.grad(function)(torch.tensor(x, dtype=torch.float64)).item() for x in (1.0, -1.0)]
-    assert down(function, [1, 1, -1, -1], [1, -2, 3, -4], "guided", "all") == pytest.approx(
-        [at[0], 0, 3 * at[1], 0]
-    )
+    assert down(function, [1, 1, -1, -1], [1, -2, 3, -4], "guided", "all") == pytest.approx([at[0], 0, 3 * at[1], 0])
     assert down(function, [1, 1, -1, -1], [1, -2, 3, -4], "deconvnet", "all") == [1, 0, 3, 0]
 
 

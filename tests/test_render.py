@@ -80,9 +80,7 @@ def test_absolute_takes_the_largest_magnitude_over_the_channels():
     assert shown[3].sum() < 20
 
 
-@pytest.mark.parametrize(
-    ("view", "colour"), [("signed", WHITE), ("absolute", (0, 0, 4)), ("positive", BLACK)]
-)
+@pytest.mark.parametrize(("view", "colour"), [("signed", WHITE), ("absolute", (0, 0, 4)), ("positive", BLACK)])
 def test_a_map_of_zeros_is_plain_and_brings_no_warning(view, colour):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -176,9 +174,7 @@ def test_a_panel_wants_a_title_for_each_picture():
         panel([np.zeros((2, 2, 3), np.uint8)] * 2, ["one"])
 
 
-@pytest.mark.parametrize(
-    ("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (3, 2, 2), (5, 3, 2), (9, 3, 3)]
-)
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (3, 2, 2), (5, 3, 2), (9, 3, 3)])
 def test_a_grid_is_nearly_square_and_holds_every_picture(random, count, columns, rows):
     images = [random.integers(0, 200, (10, 12, 3), np.uint8) for _ in range(count)]
     sheet = grid(images)

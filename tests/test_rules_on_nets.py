@@ -35,9 +35,7 @@ def assert_same_output(found: Any, expected: Any) -> None:
         assert found == expected
 
 
-def assert_follows(
-    build: Builder, rule: str, activations: str = "rectifiers", twin: Builder | None = None
-) -> None:
+def assert_follows(build: Builder, rule: str, activations: str = "rectifiers", twin: Builder | None = None) -> None:
     """A rewritten net computes what its original does, brings down what the oracle says, and leaves no trace.
 
     `twin` builds the same function for the oracle, where the oracle cannot look into the net itself.

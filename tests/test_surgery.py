@@ -213,9 +213,7 @@ def test_unknown_names_are_told_the_nearest():
     model = torchvision.models.resnet18()
     with pytest.raises(ValueError, match=r"no layer 'layer2\.0\.conv'; .*'layer2\.0\.conv1'"):
         strides_to_pools(model, layers=["layer2.0.conv"])
-    with pytest.raises(
-        ValueError, match=r"'layer1\.0\.conv1' is no convolution with a stride but Conv2d\(64"
-    ):
+    with pytest.raises(ValueError, match=r"'layer1\.0\.conv1' is no convolution with a stride but Conv2d\(64"):
         strides_to_pools(model, layers=["layer1.0.conv1"])
     with pytest.raises(ValueError, match="'layer2' is no convolution with a stride but Sequential"):
         strides_to_pools(model, layers="layer2")
@@ -254,9 +252,7 @@ def folded_quietly(model):
 
 
 def norms(model):
-    return [
-        name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)
-    ]
+    return [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 def assert_folded(model, signal, left=0, tolerance=1e-5):
@@ -399,18 +395,24 @@ def test_what_cannot_be_folded_stays_and_is_named_with_the_reason():
     assert torch.allclose(changed(signal), model(signal), rtol=1e-10, atol=1e-12)
 
 
+class Untraceable(nn.Module):
+    """Looks at values, which no tracing can follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.norm(self.conv(x)) if x.sum() > 0 else x
+
+
 class Branching(nn.Module):
-    """A part that looks at values, which no tracing can follow, between parts that can be."""
+    """A part that cannot be traced among parts that can be."""
 
     def __init__(self):
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
-        self.inner = nn.Module()
-        self.inner.conv, self.inner.norm = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
-        self.inner.forward = self.look
-
-    def look(self, x):
-        return self.inner.norm(self.inner.conv(x)) if x.sum() > 0 else x
+        self.inner = Untraceable()
 
     def forward(self, x, mask=None, scale=2):
         x = self.inner(self.norm(self.conv(x)))
@@ -459,15 +461,6 @@ def test_a_rectifier_that_lets_nothing_through_does_not_hide_a_wrong_fold():
     nn.init.constant_(model[1].running_var, 4)
     with pytest.raises(ValueError, match="do not add up"):
         fold_batch_norm(model)
-
-
-class Untraceable(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
-
-    def forward(self, x):
-        return self.norm(self.conv(x)) if x.sum() > 0 else x
 
 
 def test_a_model_that_cannot_be_traced_is_said_to_be():
