@@ -19,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attribkit.functions import signed
+
 aten = torch.ops.aten
 
 SCHEMES = ("uniform", "center", "corner")
@@ -74,6 +76,7 @@ def _max_pool(rank: int) -> Callable[..., tuple[Tensor, Tensor]]:
     return getattr(aten, f"max_pool{rank}d_with_indices").default
 
 
+@signed
 class _Pooled(torch.autograd.Function):
     generate_vmap_rule = True
 

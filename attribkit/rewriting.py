@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function_unary
 
-from attribkit import activations, pooling, rules
+from attribkit import activations, linear, pooling, rules
 from attribkit.activations import Activation
 from attribkit.codescan import mentions
+from attribkit.functions import signed
 from attribkit.pooling import Pool
 from attribkit.rules import Relay, Rule, RuleFunction
 from attribkit.switches import Switches
@@ -370,7 +371,8 @@ class Lift(TorchFunctionMode):
             return self.at(name, "module", call, args, lambda: module.original(*args, **kwargs))
         found = recognise(func, args, kwargs)
         if found is None:
-            return func(*args, **kwargs)
+            lean = None if torch.compiler.is_compiling() else linear.without_input(func, args, kwargs)
+            return func(*args, **kwargs) if lean is None else lean
         x, call = found
         if torch.compiler.is_compiling():
             return _run(self.plan, call, (x,), lambda: func(*args, **kwargs), None)
@@ -420,6 +422,7 @@ def _run(plan: Plan, call: Call, args: Any, original: Callable[[], Any], site: s
     return call.apply(x, str(how), indices, plan.overlap, plan.conditions_forward)
 
 
+@signed
 class _Fork(torch.autograd.Function):
     """A norm whose signal goes down through it, or past it, as the rule in force wants it."""
 

@@ -39,7 +39,7 @@ def peak_bytes(run: Run) -> int:
     """The most that is allocated at once while `run` runs, beyond what was there before."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
-    results = profiler.profiler.kineto_results  # type: ignore[union-attr]
+    results = profiler.profiler.kineto_results
     sizes = [event.nbytes() for event in results.events() if event.name() == "[memory]"]
     return max(accumulate(sizes))
 

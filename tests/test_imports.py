@@ -1,0 +1,53 @@
+"""`import attribkit` brings torch and little else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# What is imported where it is used, and not before.
+LATE = ("PIL", "captum", "click", "cv2", "jinja2", "ray", "rich", "safetensors", "timm", "torchvision")
+
+PROBE = """
+import sys
+import attribkit
+print(*sorted(set(sys.argv[1:]) & set(sys.modules)))
+"""
+
+
+def loaded_by_import(folder: Path) -> list[str]:
+    """Those of `LATE` that a fresh interpreter holds after `import attribkit`, found in `folder` first."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r})\n{PROBE}", *LATE],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_importing_attribkit_loads_no_model_zoo_and_no_tool() -> None:
+    """Neither torchvision, timm nor captum is loaded, nor anything that only saving, drawing or a command needs."""
+    assert loaded_by_import(Path(__file__).parents[1]) == []
+
+
+@pytest.mark.parametrize("planted", ["import timm", "def f():\n    from torchvision import models\nf()"])
+def test_a_planted_import_is_found(tmp_path: Path, planted: str) -> None:
+    """The test above would see an import: in a copy of the package that has one more, it does."""
+    package = Path(__file__).parents[1] / "attribkit"
+    copied = tmp_path / "attribkit"
+    copied.mkdir()
+    for source in package.glob("*.py"):
+        (copied / source.name).write_bytes(source.read_bytes())
+    assert loaded_by_import(tmp_path) == []
+    # Packages of the same names, empty, so that the test needs neither of them.
+    for name in ("timm", "torchvision"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("models = None\n", encoding="utf-8")
+    with (copied / "rules.py").open("a", encoding="utf-8") as file:
+        file.write(f"\n{planted}\n")
+    assert loaded_by_import(tmp_path) == ["timm" if "timm" in planted else "torchvision"]
