@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attribkit.functions import signed
+from attribkit.functions import signed, transformed
 from attribkit.rules import Relay, Rule
 
 aten = torch.ops.aten
@@ -37,7 +37,7 @@ class Op:
     `keep(x, y, *constants)` is the part of the forward pass that its gate needs, a byte an element at the most; None
     keeps x itself. `derivative(kept, like, *constants)` is f'(x), in the type of `like`.
     `one_sided` marks functions that fall before they rise (GELU): to a rule that rectifies, their negative side is
-    closed.
+    closed. `inplace` is for functions whose gate can be told from their output.
     """
 
     kind: str
@@ -46,11 +46,12 @@ class Op:
     keep: Callable[..., Tensor] | None = None
     rectifier: Callable[..., Tensor] = _relu
     one_sided: bool = False
+    inplace: Callable[..., Tensor] | None = None
 
 
 def _mask(mask: Tensor, like: Tensor, *constants: Any) -> Tensor:
     # torch turns int8 into floats several times faster than bool.
-    return mask
+    return mask.view(torch.int8).to(like.dtype)
 
 
 def _is_positive(x: Tensor, y: Tensor, *constants: Any) -> Tensor:
@@ -94,6 +95,17 @@ def _from_backward(backward: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return lambda x, like, *constants: backward(torch.ones_like(x), x, *constants)
 
 
+def _silu_derivative(x: Tensor, like: Tensor) -> Tensor:
+    """By arithmetic, since torch's kernel cannot be differentiated again; and so for Mish."""
+    gate = aten.sigmoid.default(x)
+    return gate * (1 + x * (1 - gate))
+
+
+def _mish_derivative(x: Tensor, like: Tensor) -> Tensor:
+    inner = aten.tanh.default(aten.softplus.default(x))
+    return inner + x * aten.sigmoid.default(x) * (1 - inner * inner)
+
+
 def _gelu(x: Tensor, approximate: str) -> Tensor:
     return aten.gelu.default(x, approximate=approximate)
 
@@ -120,24 +132,24 @@ def _smooth(forward: Any, derivative: Callable[..., Tensor], one_sided: bool = F
 
 
 OPS: dict[str, Op] = {
-    "relu": Op("rectifier", aten.relu.default, _mask, _is_nonzero),
-    "relu6": Op("rectifier", aten.hardtanh.default, _mask, _inside),
-    "hardtanh": Op("rectifier", aten.hardtanh.default, _mask, _inside),
+    "relu": Op("rectifier", aten.relu.default, _mask, _is_nonzero, inplace=aten.relu_.default),
+    "relu6": Op("rectifier", aten.hardtanh.default, _mask, _inside, inplace=aten.hardtanh_.default),
+    "hardtanh": Op("rectifier", aten.hardtanh.default, _mask, _inside, inplace=aten.hardtanh_.default),
     "clamp": Op("rectifier", aten.clamp.default, _mask, _inside_or_on_the_bounds),
     "threshold": Op("rectifier", aten.threshold.default, _mask, lambda x, y, at, value: x > at),
     "maximum": Op("rectifier", aten.maximum.default, _half_at_zero, _sign),
     "leaky_relu": Op("rectifier", aten.leaky_relu.default, _leaky_derivative, _is_positive, aten.leaky_relu.default),
     "prelu": Op("rectifier", aten.prelu.default, _prelu_derivative, _is_positive, aten.prelu.default),
     "gelu": _smooth(_gelu, _gelu_derivative, one_sided=True),
-    "silu": _smooth(aten.silu.default, _from_backward(aten.silu_backward.default), one_sided=True),
-    "mish": _smooth(aten.mish.default, _from_backward(aten.mish_backward.default), one_sided=True),
+    "silu": _smooth(aten.silu.default, _silu_derivative, one_sided=True),
+    "mish": _smooth(aten.mish.default, _mish_derivative, one_sided=True),
     "hardswish": _smooth(aten.hardswish.default, _from_backward(aten.hardswish_backward.default), one_sided=True),
     "quick_gelu": _smooth(_quick_gelu, _quick_gelu_derivative, one_sided=True),
     # The same by arithmetic, as timm has them: the last bit differs from torch's own.
-    "swish": _smooth(lambda x: x * aten.sigmoid.default(x), _from_backward(aten.silu_backward.default), one_sided=True),
+    "swish": _smooth(lambda x: x * aten.sigmoid.default(x), _silu_derivative, one_sided=True),
     "mish_by_parts": _smooth(
         lambda x: x * aten.tanh.default(aten.softplus.default(x)),
-        _from_backward(aten.mish_backward.default),
+        _mish_derivative,
         one_sided=True,
     ),
     "hardswish_by_parts": _smooth(
@@ -169,10 +181,14 @@ class Activation:
 
     def apply(self, x: Tensor, rule: Rule | Relay) -> Tensor:
         """The activation of x; a gradient that comes back passes by the rule."""
+        op = OPS[self.op]
+        if not self.inplace:
+            return _Activate.apply(x, self.op, rule, False, *self.constants)
+        if op.inplace is not None and not transformed():
+            return _Activate.apply(x, self.op, rule, True, *self.constants)
         # What is written in place must not be what the gate of a smooth function is computed from.
-        source = x.clone() if self.inplace and OPS[self.op].keep is None else x
-        y: Tensor = _Activate.apply(source, self.op, rule, *self.constants)[0]
-        return x.copy_(y) if self.inplace else y
+        source = x.clone() if op.keep is None else x
+        return x.copy_(_Activate.apply(source, self.op, rule, False, *self.constants))
 
 
 @signed
@@ -180,19 +196,20 @@ class _Activate(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, name: str, rule: Rule | Relay, *constants: Any) -> tuple[Tensor, Tensor | None]:
-        op = OPS[name]
-        y = op.forward(x, *constants)
-        return y, op.keep(x, y, *constants) if rule.gate and op.keep is not None else None
+    def forward(x: Tensor, name: str, rule: Rule | Relay, inplace: bool, *constants: Any) -> Tensor:
+        if not inplace:
+            return OPS[name].forward(x, *constants)
+        OPS[name].inplace(x, *constants)  # type: ignore[misc]
+        return x
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor | None]) -> None:
-        x, ctx.name, ctx.rule, *constants = inputs
-        kept = output[1]
-        if kept is not None:
-            ctx.mark_non_differentiable(kept)
-        elif ctx.rule.gate:
-            kept = x
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, ctx.name, ctx.rule, inplace, *constants = inputs
+        op, kept = OPS[ctx.name], None
+        if ctx.rule.gate:
+            kept = x if op.keep is None else op.keep(x, output, *constants)
+        if inplace:
+            ctx.mark_dirty(x)
         # At most one constant is a tensor (the slopes of a PReLU), and then it is the only one.
         ctx.constants = tuple(c for c in constants if not isinstance(c, Tensor))
         ctx.count = len(constants)
@@ -200,19 +217,27 @@ class _Activate(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, signal: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-        nothing = (None,) * (2 + ctx.count)
+    def backward(ctx: Any, signal: Tensor | None) -> tuple[Tensor | None, ...]:
+        nothing = (None,) * (3 + ctx.count)
         if signal is None:
             return None, *nothing
         kept, *tensors = ctx.saved_tensors
         constants = (*ctx.constants, *tensors)
         op, rule = OPS[ctx.name], ctx.rule.current
+        if op.derivative is _mask and rule.gate and rule.function is None:
+            return _through_mask(signal, kept, rule.rectify), *nothing
         gate = None
         if rule.gate:
             gate = op.derivative(kept, signal, *constants)
             if op.one_sided and not rule.is_gradient:
                 gate = gate * (kept > 0)
         return rule.down(signal, gate, lambda s: op.rectifier(s, *constants)), *nothing
+
+
+def _through_mask(signal: Tensor, mask: Tensor, rectify: bool) -> Tensor:
+    """`Rule.down` with a map less: a gate of zeros and ones may come before a ReLU as well as after it."""
+    below = signal * _mask(mask, signal)
+    return aten.relu_.default(below) if rectify else below
 
 
 # --------------------------------------------------------------------------- how a call or a module is recognised

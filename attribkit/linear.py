@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attribkit.functions import signed
+from attribkit.functions import hooked, signed
 
 aten = torch.ops.aten
 
@@ -128,4 +128,4 @@ FUNCTIONS: dict[Any, Callable[..., Tensor | None]] = {
 def without_input(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """The result of a linear step, keeping nothing of its input; None for what has to be left to torch."""
     run = FUNCTIONS.get(function)
-    return None if run is None else run(*args, **kwargs)
+    return None if run is None or hooked() else run(*args, **kwargs)

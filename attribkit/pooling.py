@@ -120,14 +120,16 @@ class _Pooled(torch.autograd.Function):
 def unpool(signal: Tensor, indices: Tensor, plane: Sequence[int], overlap: str = "add") -> Tensor:
     """The signal put where the indices say; cells named twice add up, or keep what the last window put there."""
     rank = len(plane)
-    flat = signal.flatten(-rank)
-    indices = indices.expand_as(signal).flatten(-rank)
+    # Not flatten and unflatten, which torch cannot batch for `is_grads_batched`.
+    leading = signal.shape[:-rank]
+    flat = signal.reshape(*leading, -1)
+    indices = indices.expand_as(signal).reshape(*leading, -1)
     empty = flat.new_zeros(*flat.shape[:-1], math.prod(plane))
     if overlap == "add":
-        return empty.scatter_add(-1, indices, flat).unflatten(-1, tuple(plane))
+        return empty.scatter_add(-1, indices, flat).reshape(*leading, *plane)
     order = torch.arange(flat.shape[-1], device=flat.device).expand_as(flat)
     last = torch.full_like(empty, -1, dtype=torch.long).scatter_reduce(-1, indices, order, "amax")
-    return torch.where(last >= 0, flat.gather(-1, last.clamp(min=0)), empty).unflatten(-1, tuple(plane))
+    return torch.where(last >= 0, flat.gather(-1, last.clamp(min=0)), empty).reshape(*leading, *plane)
 
 
 def routes(pool: Pool, plane: Sequence[int], like: Tensor, scheme: str) -> list[Tensor]:

@@ -470,13 +470,14 @@ def record_switches(model: nn.Module | Callable[..., Any], images: Tensor, sites
     """
     plan = plan_of(rules.BACKPROP)
     net = rewrite_by(model, plan)
+    wanted = None if sites is None else set(sites)
     indices: dict[str, Tensor] = {}
     planes: dict[str, tuple[int, ...]] = {}
 
     def record(site: str, pool: Pool, x: Tensor) -> None:
-        if sites is None or site in sites:
+        if wanted is None or site in wanted:
             indices[site], planes[site] = pool.forward(x)[1], pool.plane(x)
-            if sites is not None and len(indices) == len(sites):
+            if indices.keys() == wanted:
                 raise _Stop(None)
 
     with torch.no_grad():

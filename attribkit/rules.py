@@ -31,6 +31,11 @@ class Rule:
     rectify: bool = False
     function: RuleFunction | None = None
 
+    def __post_init__(self) -> None:
+        if self.function is not None:  # which is given every gate, and rectifies if it wants to
+            object.__setattr__(self, "gate", True)
+            object.__setattr__(self, "rectify", False)
+
     @property
     def current(self) -> Rule:
         """The rule in force while a signal goes down: this one."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,8 @@ class Switches:
                 f"the switches of {site!r} point into a plane of {_by(self.planes[site])}, "
                 f"but its input is {_by(plane)}: record them on images of the same size"
             )
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < math.prod(plane):
+            raise SwitchMismatch(f"the switches of {site!r} point outside of its plane of {_by(plane)}")
         recorded, wanted = tuple(indices.shape), tuple(like.shape)
         if recorded[1:] != wanted[1:] or recorded[0] not in (1, wanted[0]):
             raise SwitchMismatch(
@@ -86,8 +89,11 @@ class Switches:
             raise SwitchMismatch(f"{path} is not a safetensors file: {error}") from error
         if FORMAT not in metadata:
             raise SwitchMismatch(f"{path} holds no switches; make some with attribkit.record_switches(...).save(...)")
-        planes = {name: tuple(plane) for name, plane in json.loads(metadata[FORMAT]).items()}
-        return cls({name: indices[name] for name in planes}, planes)
+        try:
+            planes = {name: tuple(map(int, plane)) for name, plane in json.loads(metadata[FORMAT]).items()}
+            return cls({name: indices[name] for name in planes}, planes)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise SwitchMismatch(f"{path} holds switches that contradict themselves: {error!r}") from error
 
 
 def _by(sizes: tuple[int, ...]) -> str:

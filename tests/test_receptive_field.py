@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from oracles import copied, state_digest
 from torch import Tensor, nn
@@ -281,7 +281,7 @@ def random_layers(draw: st.DrawFn) -> list[nn.Module]:
     return layers
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=60, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])
 @given(layers=random_layers(), size=st.tuples(st.integers(8, 36), st.integers(8, 36)))
 def test_boxes_of_random_stacks(layers: list[nn.Module], size: tuple[int, int]) -> None:
     """A box holds every pixel that changes its unit, and nothing outside of its window but for the whole image."""

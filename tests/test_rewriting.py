@@ -158,7 +158,7 @@ def test_an_error_in_the_rule_itself_leaves_the_original_as_it_was() -> None:
 def test_no_lift_stays_behind_after_an_error() -> None:
     """After a forward pass that raised, functions outside of it are torch's own again."""
     net = attribkit.rewrite(Calling(lambda self, x: F.relu(x).view(-1, 7)), "deconvnet")
-    with pytest.raises(RuntimeError, match="view size|shape"):
+    with pytest.raises(RuntimeError, match=r"view size|shape"):
         net(noise(1, 3))
     x = noise(5).requires_grad_()
     (found,) = torch.autograd.grad(F.relu(x).sum(), x)
@@ -300,16 +300,20 @@ def test_one_rewritten_net_in_several_threads() -> None:
     assert net.sites == sites
 
 
-def growth(action: Callable[[], object], times: int = 1000) -> int:
-    """By how many blocks of memory Python has grown after many calls, once warm."""
-    for _ in range(50):
-        action()
-    gc.collect()
-    before = sys.getallocatedblocks()
-    for _ in range(times):
-        action()
-    gc.collect()
-    return sys.getallocatedblocks() - before
+def growth(action: Callable[[], object], rounds: int = 3, times: int = 350) -> float:
+    """By how many blocks of memory Python grows a call, over a thousand calls.
+
+    The least of a few rounds: caches fill up once, but a leak shows in every round, by at least a block a call.
+    """
+    grown = []
+    for _ in range(rounds):
+        gc.collect()
+        before = sys.getallocatedblocks()
+        for _ in range(times):
+            action()
+        gc.collect()
+        grown.append((sys.getallocatedblocks() - before) / times)
+    return min(grown)
 
 
 @pytest.mark.parametrize("switches", ["own", "uniform"])
@@ -321,7 +325,7 @@ def test_a_thousand_calls_leave_nothing_behind(switches: str) -> None:
         x.grad = None
         net(x).sum().backward()
 
-    assert growth(call) < 500
+    assert growth(call) < 0.5
 
 
 def test_a_thousand_rewrites_leave_nothing_behind() -> None:
@@ -331,7 +335,7 @@ def test_a_thousand_rewrites_leave_nothing_behind() -> None:
     def call() -> None:
         pulled_down(attribkit.rewrite(model, "guided"), x)
 
-    assert growth(call) < 500
+    assert growth(call) < 0.5
 
 
 # Wrappers ---------------------------------------------------------------------------------------------------
@@ -494,9 +498,7 @@ def test_checkpointed_modules_follow_the_rule_or_are_refused(use_reentrant: bool
         part = torch.utils.checkpoint.checkpoint(self.part, self.stem(x), use_reentrant=use_reentrant)
         return self.stem(F.relu(part))
 
-    model = seeded(
-        lambda: Calling(forward, stem=nn.Conv2d(3, 3, 1), part=nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()))
-    )
+    model = seeded(lambda: Calling(forward, stem=nn.Conv2d(3, 3, 1), part=nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())))
     x = noise(*IMAGES).requires_grad_()
     plain = copy.deepcopy(model)
     plain.function = lambda self, x: self.stem(F.relu(self.part(self.stem(x))))
@@ -504,9 +506,11 @@ def test_checkpointed_modules_follow_the_rule_or_are_refused(use_reentrant: bool
     try:
         mixed_signal(attribkit.rewrite(model, "guided")(x)).backward()
     except attribkit.CannotRewrite as error:
-        assert "checkpointing" in str(error)
+        refusal = str(error)
     else:
+        refusal = "checkpointing"
         torch.testing.assert_close(x.grad, expected, rtol=0, atol=1e-12)
+    assert "checkpointing" in refusal
 
 
 INVALID: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
@@ -814,7 +818,9 @@ class ManySites(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.lrn(self.pool(self.act(self.norm(self.conv(x)))))
         x = x + F.relu(self.leaky(self.conv(x[:, :3])))
-        x = F.relu(F.local_response_norm(F.max_pool2d(x, 2), 3), inplace=True) + x.relu().clamp(min=0).amax((2, 3), True)
+        x = F.relu(F.local_response_norm(F.max_pool2d(x, 2), 3), inplace=True) + x.relu().clamp(min=0).amax(
+            (2, 3), True
+        )
         return self.last(F.relu6(F.gelu(x)))
 
 

@@ -1,0 +1,669 @@
+"""Switches: what is recorded, how it is replayed, saved and loaded, against plain loops over windows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from oracles import (
+    Windows,
+    adaptive_windows,
+    max_pool_switches,
+    mixed_signal,
+    pool_backwards,
+    pool_windows,
+    state_digest,
+    whole_plane,
+)
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import attribkit
+from attribkit import Switches, SwitchMismatch, record_switches
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+class Pooling(nn.Module):
+    """A pool, and nothing else, held under the name "pool" or called as a function."""
+
+    def __init__(self, pool: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.pool = pool
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A pool, the planes that it is given, and the windows of the plane of image n and channel c."""
+
+    pool: Callable[[Tensor], Any]
+    size: tuple[int, ...]
+    windows: Callable[[int, int], Windows]
+
+    def images(self, seed: int = 0, batch: int = 2) -> Tensor:
+        return noise(batch, 3, *self.size, seed=seed)
+
+    def looped(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Values and switches of every window."""
+        planes = [[max_pool_switches(x[n, c], self.windows(n, c)) for c in range(3)] for n in range(len(x))]
+        values, indices = (torch.stack([torch.stack([p[i] for p in row]) for row in planes]) for i in (0, 1))
+        return values, indices
+
+    def down(self, signal: Tensor, how: str, indices: Tensor | None = None) -> Tensor:
+        """A signal on the pool's outputs, brought down window by window."""
+        batch = range(len(signal))
+        if indices is not None:
+            indices = indices.expand(signal.shape)
+        return torch.stack(
+            [
+                torch.stack(
+                    [
+                        pool_backwards(
+                            signal[n, c], self.windows(n, c), how, None if indices is None else indices[n, c]
+                        )
+                        for c in range(3)
+                    ]
+                )
+                for n in batch
+            ]
+        )
+
+    def like_switches(self, tensor: Tensor) -> Tensor:
+        """The same with every dimension that the pool has dropped, as switches have it."""
+        outputs = self.windows(0, 0).output_size
+        return tensor.reshape(*tensor.shape[:2], *outputs)
+
+
+def plain(size: tuple[int, ...], *settings: Any, **more: Any) -> Callable[[int, int], Windows]:
+    windows = pool_windows(size, *settings, **more)
+    return lambda n, c: windows
+
+
+def adaptive(size: tuple[int, ...], outputs: tuple[int, ...]) -> Callable[[int, int], Windows]:
+    windows = adaptive_windows(size, outputs)
+    return lambda n, c: windows
+
+
+def over_rows(size: tuple[int, int]) -> Windows:
+    """One window for each column, over all its rows."""
+    return Windows(size, [[list(range(size[0]))], [[column] for column in range(size[1])]])
+
+
+SAMPLES_2D = torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+SAMPLES_3D = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def fractional(
+    size: tuple[int, ...], kernel: tuple[int, ...], outputs: tuple[int, ...], samples: Tensor
+) -> Callable[[int, int], Windows]:
+    """The windows of Graham's fractional pooling, each sample shifting the windows of one dimension of one plane.
+
+    Of n outputs, number i begins at int((i + u) * a) - int(u * a), a = (size - kernel) / (n - 1), and the last at
+    the end. torch takes the samples of two dimensions columns first, those of three in order.
+    """
+
+    def windows(n: int, c: int) -> Windows:
+        shifts = samples[n % len(samples), c].tolist()
+        shifts = shifts[::-1] if len(size) == 2 else shifts
+        along = []
+        for length, k, count, u in zip(size, kernel, outputs, shifts, strict=True):
+            alpha = (length - k) / (count - 1)
+            starts = [int((i + u) * alpha) - int(u * alpha) for i in range(count - 1)] + [length - k]
+            along.append([list(range(start, start + k)) for start in starts])
+        return Windows(size, along)
+
+    return windows
+
+
+CASES: dict[str, Case] = {
+    "1d": Case(nn.MaxPool1d(2), (9,), plain((9,), [2])),
+    "1d padded, overlapping, ceil": Case(
+        nn.MaxPool1d(3, 2, 1, ceil_mode=True), (10,), plain((10,), [3], [2], [1], ceil_mode=True)
+    ),
+    "1d dilated": Case(nn.MaxPool1d(3, 1, 0, 2), (9,), plain((9,), [3], [1], [0], [2])),
+    "2d": Case(nn.MaxPool2d(2), (6, 7), plain((6, 7), [2, 2])),
+    "2d padded, overlapping": Case(nn.MaxPool2d(3, 2, 1), (6, 7), plain((6, 7), [3, 3], [2, 2], [1, 1])),
+    "2d ceil": Case(nn.MaxPool2d(3, 2, ceil_mode=True), (6, 8), plain((6, 8), [3, 3], [2, 2], ceil_mode=True)),
+    "2d padded, ceil": Case(
+        nn.MaxPool2d(2, 2, 1, ceil_mode=True), (5, 6), plain((5, 6), [2, 2], [2, 2], [1, 1], ceil_mode=True)
+    ),
+    "2d stride 1": Case(nn.MaxPool2d(3, 1, 1), (5, 6), plain((5, 6), [3, 3], [1, 1], [1, 1])),
+    "2d uneven, dilated": Case(
+        nn.MaxPool2d((2, 3), (1, 2), (1, 0), (2, 1)), (6, 7), plain((6, 7), [2, 3], [1, 2], [1, 0], [2, 1])
+    ),
+    "2d gaps": Case(nn.MaxPool2d(2, 3), (8, 8), plain((8, 8), [2, 2], [3, 3])),
+    "3d": Case(nn.MaxPool3d(2), (4, 5, 4), plain((4, 5, 4), [2, 2, 2])),
+    "3d padded, overlapping, ceil": Case(
+        nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1), ceil_mode=True),
+        (2, 5, 6),
+        plain((2, 5, 6), [1, 3, 3], [1, 2, 2], [0, 1, 1], ceil_mode=True),
+    ),
+    "adaptive 1d": Case(nn.AdaptiveMaxPool1d(4), (9,), adaptive((9,), (4,))),
+    "adaptive 2d": Case(nn.AdaptiveMaxPool2d((3, None)), (7, 5), adaptive((7, 5), (3, 5))),
+    "adaptive 2d, more than there is": Case(nn.AdaptiveMaxPool2d((5, 2)), (3, 7), adaptive((3, 7), (5, 2))),
+    "adaptive 3d": Case(nn.AdaptiveMaxPool3d((1, 2, 3)), (3, 5, 4), adaptive((3, 5, 4), (1, 2, 3))),
+    "fractional 2d": Case(
+        nn.FractionalMaxPool2d((2, 3), output_size=(4, 3), _random_samples=SAMPLES_2D),
+        (9, 8),
+        fractional((9, 8), (2, 3), (4, 3), SAMPLES_2D),
+    ),
+    "fractional 3d": Case(
+        nn.FractionalMaxPool3d((2, 3, 2), output_size=(3, 3, 4), _random_samples=SAMPLES_3D),
+        (7, 8, 9),
+        fractional((7, 8, 9), (2, 3, 2), (3, 3, 4), SAMPLES_3D),
+    ),
+    "F.fractional 2d": Case(
+        lambda x: F.fractional_max_pool2d(x, 2, output_ratio=(0.5, 0.5), _random_samples=SAMPLES_2D),
+        (9, 8),
+        fractional((9, 8), (2, 2), (4, 4), SAMPLES_2D),
+    ),
+    "F.max_pool1d": Case(lambda x: F.max_pool1d(x, 3, 2, 1), (9,), plain((9,), [3], [2], [1])),
+    "F.max_pool2d": Case(lambda x: F.max_pool2d(x, 3, 2, 1), (6, 7), plain((6, 7), [3, 3], [2, 2], [1, 1])),
+    "torch.max_pool2d": Case(lambda x: torch.max_pool2d(x, 3, 2, 1), (6, 7), plain((6, 7), [3, 3], [2, 2], [1, 1])),
+    "F.max_pool2d, everything by keyword": Case(
+        lambda x: F.max_pool2d(
+            input=x, kernel_size=3, stride=2, padding=1, dilation=1, ceil_mode=True, return_indices=False
+        ),
+        (6, 7),
+        plain((6, 7), [3, 3], [2, 2], [1, 1], ceil_mode=True),
+    ),
+    "F.max_pool3d": Case(lambda x: F.max_pool3d(x, 2, 1), (3, 4, 3), plain((3, 4, 3), [2, 2, 2], [1, 1, 1])),
+    "F.adaptive_max_pool1d": Case(lambda x: F.adaptive_max_pool1d(x, 4), (9,), adaptive((9,), (4,))),
+    "amax": Case(lambda x: x.amax((2, 3)), (4, 5), lambda n, c: whole_plane((4, 5))),
+    "amax of rows": Case(lambda x: torch.amax(x, 2, keepdim=True), (4, 5), lambda n, c: over_rows((4, 5))),
+    "max of rows": Case(lambda x: x.max(dim=-2)[0], (4, 5), lambda n, c: over_rows((4, 5))),
+    "torch.max of rows": Case(lambda x: torch.max(x, 2, True).values, (4, 5), lambda n, c: over_rows((4, 5))),
+}
+
+
+def down(net: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    image = x.clone().requires_grad_()
+    return torch.autograd.grad(mixed_signal(net(image)), image)[0]
+
+
+def signal_on(output: Tensor) -> Tensor:
+    """The signal that `mixed_signal` sends to an output."""
+    leaf = output.detach().requires_grad_()
+    return torch.autograd.grad(mixed_signal(leaf), leaf)[0]
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Values with many equal ones among them."""
+    return x.round()
+
+
+# Recording --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("prepare", [lambda x: x, rounded], ids=["", "equal values"])
+@pytest.mark.parametrize("name", CASES)
+def test_recorded_switches_are_where_the_maximum_of_each_window_lies(name: str, prepare: Any) -> None:
+    """Flat positions in the unpadded plane, of equal values the first, and the output is the original's."""
+    case = CASES[name]
+    model, x = Pooling(case.pool), prepare(case.images())
+    values, indices = case.looped(x)
+    assert torch.equal(case.like_switches(model(x)), values)
+    switches = record_switches(model, x)
+    (recorded,) = switches.indices.values()
+    assert recorded.dtype == torch.int64
+    assert torch.equal(recorded, indices)
+    assert list(switches.planes.values()) == [case.size]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_replaying_ones_own_switches_is_own_and_autograd(name: str) -> None:
+    """Three ways to the same gradient: replayed, "own", and autograd's; the forward pass is bit for bit the same."""
+    case = CASES[name]
+    model, x = Pooling(case.pool), case.images()
+    expected = case.down(case.like_switches(signal_on(model(x))), "switches", case.looped(x)[1])
+    torch.testing.assert_close(down(model, x), expected, rtol=0, atol=1e-14)
+    for switches in ("own", record_switches(model, x)):
+        net = attribkit.rewrite(model, "backprop", switches=switches)
+        assert torch.equal(net(x), model(x))
+        torch.testing.assert_close(down(net, x), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("make", [lambda: Pooling(lambda x: x.amax((2, 3))), lambda: Pooling(nn.MaxPool2d(3, 1, 1))])
+def test_own_is_autograd_also_where_values_are_equal(make: Callable[[], nn.Module]) -> None:
+    """amax shares its signal among equal maxima, a max-pool gives it to the first: "own" does as torch does."""
+    model, x = make(), rounded(noise(2, 3, 6, 6))
+    net = attribkit.rewrite(model, "backprop")
+    torch.testing.assert_close(down(net, x), down(model, x), rtol=0, atol=1e-14)
+
+
+def test_recording_leaves_the_model_and_the_images_alone() -> None:
+    """State and mode stay; images that need a gradient get none, and switches carry none."""
+    model, x = nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.MaxPool2d(2)).double(), noise(2, 3, 6, 6)
+    before = state_digest(model)
+    image = x.clone().requires_grad_()
+    switches = record_switches(model, image)
+    assert state_digest(model) == before
+    assert image.grad is None
+    assert torch.equal(image, x)
+    assert not any(index.requires_grad for index in switches.indices.values())
+
+
+# Replaying --------------------------------------------------------------------------------------------------
+
+
+SAMPLED = [name for name in CASES if "fractional" in name]
+"""Pools whose random samples are those of two images."""
+
+
+@pytest.mark.parametrize(
+    ("name", "batch"),
+    [(name, batch) for name in CASES for batch in (2, 1) if batch == 2 or name not in SAMPLED],
+)
+def test_another_images_switches(name: str, batch: int) -> None:
+    """The signal goes where another image's maxima lay; one image's switches serve every image of a batch."""
+    case = CASES[name]
+    model, x, other = Pooling(case.pool), case.images(), case.images(seed=7, batch=batch)
+    net = attribkit.rewrite(model, "backprop", switches=record_switches(model, other))
+    assert torch.equal(net(x), model(x))
+    expected = case.down(case.like_switches(signal_on(model(x))), "switches", case.looped(other)[1])
+    torch.testing.assert_close(down(net, x), expected, rtol=0, atol=1e-14)
+    assert not torch.allclose(expected, down(model, x))
+
+
+OVER_DIMENSIONS = [name for name in CASES if name.startswith(("amax", "max", "torch.max of"))]
+"""Maxima over dimensions, whose windows never overlap."""
+
+
+@pytest.mark.parametrize(
+    ("name", "how"),
+    [(name, how) for name in CASES for how in ("uniform", "center", "corner")]
+    + [(name, "overwrite") for name in CASES if name not in OVER_DIMENSIONS],
+)
+def test_ways_down_without_switches(name: str, how: str) -> None:
+    """Spread over the window, to its center, to its corner; or own switches of which the last window wins."""
+    case = CASES[name]
+    model, x = Pooling(case.pool), case.images()
+    options = {"overlap": "overwrite"} if how == "overwrite" else {"switches": how}
+    net = attribkit.rewrite(model, "backprop", **options)
+    assert torch.equal(net(x), model(x))
+    indices = case.looped(x)[1] if how == "overwrite" else None
+    expected = case.down(case.like_switches(signal_on(model(x))), how, indices)
+    torch.testing.assert_close(down(net, x), expected, rtol=0, atol=1e-14)
+
+
+def test_overwriting_is_by_the_last_window_also_with_recorded_switches() -> None:
+    """With `overlap="overwrite"` replayed signals replace one another too, in reading order."""
+    case = CASES["2d stride 1"]
+    model, x, other = Pooling(case.pool), case.images(), case.images(seed=7, batch=1)
+    net = attribkit.rewrite(model, "backprop", switches=record_switches(model, other), overlap="overwrite")
+    expected = case.down(signal_on(model(x)), "overwrite", case.looped(other)[1])
+    torch.testing.assert_close(down(net, x), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_replay_both_takes_the_values_at_the_switches_too(name: str) -> None:
+    """The forward pass takes what lies at the switches, and the signal goes back to where it was taken."""
+    case = CASES[name]
+    model, x, other = Pooling(case.pool), case.images(), case.images(seed=7)
+    net = attribkit.rewrite(model, "backprop", switches=record_switches(model, other), replay="both")
+    indices = case.looped(other)[1]
+    values = x.flatten(2).gather(2, indices.flatten(2)).reshape(model(x).shape)
+    assert torch.equal(net(x), values)
+    assert not torch.equal(values, model(x))
+    expected = case.down(case.like_switches(signal_on(values)), "switches", indices)
+    torch.testing.assert_close(down(net, x), expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("scheme", ["uniform", "center", "corner"])
+@pytest.mark.parametrize(
+    "name", ["2d padded, overlapping", "1d dilated", "adaptive 2d", "fractional 3d", "amax of rows"]
+)
+def test_replay_both_without_switches_is_the_linear_map_of_its_gradient(name: str, scheme: str) -> None:
+    """A fixed scheme conditions the forward pass as well: what goes down is the transpose of what went up."""
+    case = CASES[name]
+    model, x = Pooling(case.pool), case.images()
+    net = attribkit.rewrite(model, "backprop", switches=scheme, replay="both")
+    signal = signal_on(model(x))
+    expected = case.down(case.like_switches(signal), scheme)
+    torch.testing.assert_close(down(net, x), expected, rtol=0, atol=1e-14)
+    torch.testing.assert_close((net(x) * signal).sum(), (x * expected).sum(), rtol=1e-12, atol=0)
+
+
+def test_replay_both_with_own_switches_changes_nothing() -> None:
+    """One's own maxima are where the values come from anyway."""
+    model, x = Pooling(nn.MaxPool2d(3, 2, 1)), noise(2, 3, 6, 7)
+    net = attribkit.rewrite(model, "backprop", replay="both")
+    assert torch.equal(net(x), model(x))
+    assert torch.equal(down(net, x), down(model, x))
+
+
+@pytest.mark.parametrize(
+    "pool",
+    [
+        nn.FractionalMaxPool2d(2, output_size=(3, 4)),
+        nn.FractionalMaxPool2d(2, output_ratio=(0.5, 0.7)),
+        lambda x: F.fractional_max_pool2d(x, (2, 3), output_ratio=(0.6, 0.4)),
+        lambda x: F.fractional_max_pool2d(x, 2, output_size=3, return_indices=True)[0],
+    ],
+)
+def test_random_windows_are_the_same_under_one_seed(pool: Callable[[Tensor], Tensor]) -> None:
+    """A fractional pool without samples draws as the original does: one seed, the same bits and the same gradient."""
+    model, x = Pooling(pool), noise(2, 3, 9, 10)
+    net = attribkit.rewrite(model, "backprop")
+    with torch.random.fork_rng(devices=[]):
+        results = []
+        for one in (model, net):
+            torch.manual_seed(3)
+            results.append((one(x), down(one, x), torch.rand(())))
+    assert all(torch.equal(found, expected) for found, expected in zip(*results, strict=True))
+
+
+# Where the sites are ----------------------------------------------------------------------------------------
+
+
+class ManyPools(nn.Module):
+    """A pool called twice, functions in the model and in a part of it, and a module that may not be reached."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool, self.last = nn.MaxPool2d(3, 2, 1), nn.Identity()
+        self.inner = Pooling(lambda x: F.max_pool2d(F.max_pool2d(x, 2, 1), 2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inner(self.pool(self.pool(x)))
+        return self.last(F.max_pool2d(x, 2))
+
+
+SITES = ["pool", "pool:1", "inner#max_pool2d", "inner#max_pool2d:1", "#max_pool2d"]
+SIZE = (2, 3, 20, 20)
+
+
+def test_every_call_of_a_pool_has_a_name() -> None:
+    """A module called twice records `pool` and `pool:1`, functions are named after the module that calls them."""
+    model, x = ManyPools(), noise(*SIZE)
+    switches = record_switches(model, x)
+    assert list(switches.indices) == SITES
+    assert list(switches.planes.values()) == [(20, 20), (10, 10), (5, 5), (4, 4), (3, 3)]
+    assert all(name in repr(switches) for name in SITES)
+    net = attribkit.rewrite(model, "backprop", switches=switches)
+    assert torch.equal(down(net, x), down(model, x))
+    assert [(site.name, site.calls) for site in net.sites if site.kind == "pool"] == [
+        ("pool", 2),
+        *((name, 1) for name in SITES[2:]),
+    ]
+
+
+@pytest.mark.parametrize("asked", [["pool"], ["pool:1", "pool"], ["inner#max_pool2d", "pool"], ["#max_pool2d"]])
+def test_recording_stops_after_the_last_pool_asked_for(asked: list[str]) -> None:
+    """Only these are recorded; what comes after the last of them is never run."""
+    model, x = ManyPools(), noise(*SIZE)
+    whole = record_switches(model, x)
+
+    def unreached(module: nn.Module, inputs: Any) -> None:
+        raise AssertionError("recording has gone on")
+
+    after = model.inner if asked[0].startswith("pool") else model.last
+    after.register_forward_pre_hook(unreached)
+    switches = record_switches(model, x, sites=asked)
+    assert sorted(switches.indices) == sorted(asked)
+    assert all(torch.equal(switches.indices[name], whole.indices[name]) for name in asked)
+
+
+def test_a_site_asked_for_twice_is_recorded_once() -> None:
+    """Repeating a name changes nothing, also not where the recording stops."""
+
+    def unreached(module: nn.Module, inputs: Any) -> None:
+        raise AssertionError("recording has gone on")
+
+    model = ManyPools()
+    model.inner.register_forward_pre_hook(unreached)
+    assert list(record_switches(model, noise(*SIZE), sites=["pool", "pool"]).indices) == ["pool"]
+
+
+@pytest.mark.parametrize("unknown", ["pool:2", "pools", "inner", ""])
+def test_an_unknown_site_is_an_error(unknown: str) -> None:
+    """The message names the site that there is not."""
+    with pytest.raises(ValueError, match=f"no max-pool {unknown!r} was called"):
+        record_switches(ManyPools(), noise(*SIZE), sites=["pool", unknown])
+
+
+def test_some_switches_are_replayed_only_where_they_are_all_there() -> None:
+    """Switches of some sites do not fit a net that has more: the first that is missing is named."""
+    model, x = ManyPools(), noise(*SIZE)
+    switches = record_switches(model, x, sites=["pool"])
+    with pytest.raises(SwitchMismatch, match=r"no switches for the pool 'pool:1'; they were recorded for pool"):
+        attribkit.rewrite(model, "backprop", switches=switches)(x)
+
+
+def test_a_model_without_pools_has_no_switches() -> None:
+    """Nothing to record is an error, and so is a maximum over channels, which is no pool."""
+    for model in (nn.ReLU(), Pooling(lambda x: x.amax(1)), Pooling(lambda x: x.max()), Pooling(nn.AvgPool2d(2))):
+        with pytest.raises(ValueError, match="no max-pool to record"):
+            record_switches(model, noise(2, 3, 4, 4))
+
+
+def test_a_plain_function_can_be_recorded() -> None:
+    """A function of tensors has sites without a module's name."""
+    switches = record_switches(lambda x: F.max_pool2d(F.max_pool2d(x, 2), 2), noise(2, 3, 8, 8))
+    assert list(switches.indices) == ["#max_pool2d", "#max_pool2d:1"]
+
+
+class SegNet(nn.Module):
+    """Pools that hand on their indices, which unpools put to use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.up = nn.MaxPool2d(2, return_indices=True), nn.MaxUnpool2d(2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        first, one = self.down(x)
+        second, two = F.max_pool2d(F.relu(first), 2, return_indices=True)
+        back = F.max_unpool2d(2 * second, two, 2, output_size=first.shape)
+        return self.up(back + first, one, output_size=x.shape), first.flatten(2).max(2)[1].double()
+
+
+@pytest.mark.parametrize("switches", ["own", "center", "recorded"])
+def test_pools_that_return_indices_return_them(switches: str) -> None:
+    """The indices handed on are the forward pass's own, whatever way the signal takes down; own is autograd."""
+    model, x = SegNet(), noise(2, 3, 9, 8)
+    net = attribkit.rewrite(
+        model,
+        "backprop",
+        switches=record_switches(model, noise(2, 3, 9, 8, seed=1)) if switches == "recorded" else switches,
+    )
+    for found, expected in zip(net(x), model(x), strict=True):
+        assert torch.equal(found, expected)
+    assert torch.allclose(down(net, x), down(model, x)) == (switches == "own")
+
+
+# Saving and loading -----------------------------------------------------------------------------------------
+
+
+def some_switches() -> Switches:
+    return Switches(
+        {"блок.пул": torch.arange(8).reshape(1, 2, 2, 2), "池:1": torch.ones(1, 2, 1, dtype=torch.int64)},
+        {"блок.пул": (4, 4), "池:1": (3,)},
+    )
+
+
+def test_what_is_saved_is_loaded_again(tmp_path: Path) -> None:
+    """Names in any script, order, positions and planes come back; a folder is made where there is none."""
+    switches, path = some_switches(), tmp_path / "näher" / "猫.safetensors"
+    switches.save(path)
+    for place in (path, str(path)):
+        loaded = Switches.load(place)
+        assert list(loaded.indices) == list(switches.indices)
+        assert loaded.planes == switches.planes
+        for name, index in switches.indices.items():
+            assert loaded.indices[name].dtype == torch.int64
+            assert torch.equal(loaded.indices[name], index)
+
+
+def test_switches_can_be_moved_to_a_device() -> None:
+    """Indices move and keep their planes; replaying takes them to wherever the signal is."""
+    switches = some_switches()
+    moved = switches.to("meta")
+    assert {index.device.type for index in moved.indices.values()} == {"meta"}
+    assert {index.device.type for index in switches.indices.values()} == {"cpu"}
+    assert moved.planes == switches.planes
+
+
+def test_a_file_replays_like_what_was_saved(tmp_path: Path) -> None:
+    """Recorded, saved, loaded, replayed: the same gradient as without the file."""
+    model, x = ManyPools(), noise(*SIZE)
+    switches = record_switches(model, noise(*SIZE, seed=5))
+    switches.save(tmp_path / "other.safetensors")
+    loaded = Switches.load(tmp_path / "other.safetensors")
+    expected = down(attribkit.rewrite(model, "backprop", switches=switches), x)
+    assert torch.equal(down(attribkit.rewrite(model, "backprop", switches=loaded), x), expected)
+
+
+def test_the_same_switches_are_the_same_bytes(tmp_path: Path) -> None:
+    """Saving twice gives equal files, however the tensors lie in memory."""
+    switches = some_switches()
+    switches.save(tmp_path / "first")
+    strided = {name: index.repeat(2, 1, *[1] * (index.dim() - 2))[::2] for name, index in switches.indices.items()}
+    others = [some_switches(), Switches(strided, switches.planes), Switches.load(tmp_path / "first")]
+    for other in others:
+        other.save(tmp_path / "other")
+        assert (tmp_path / "other").read_bytes() == (tmp_path / "first").read_bytes()
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the disk fails in the middle the old file stays, and nothing is left beside it."""
+    path = tmp_path / "cat.safetensors"
+    some_switches().save(path)
+    before = path.read_bytes()
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        Switches({"pool": torch.zeros(1, 1, 1, dtype=torch.int64)}, {"pool": (3,)}).save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_file_of_switches_is_refused(tmp_path: Path) -> None:
+    """Another format, another program's tensors, and a file cut short are each said to be what they are."""
+    import safetensors.torch
+
+    path = tmp_path / "cat.safetensors"
+    path.write_bytes(b"\x89PNG and so on, long enough to look like something")
+    with pytest.raises(SwitchMismatch, match=r"cat\.safetensors is not a safetensors file"):
+        Switches.load(path)
+    path.write_bytes(safetensors.torch.save({"weight": torch.zeros(3)}, {"format": "pt"}))
+    with pytest.raises(SwitchMismatch, match=r"cat\.safetensors holds no switches.*record_switches"):
+        Switches.load(path)
+    some_switches().save(path)
+    path.write_bytes(path.read_bytes()[:-8])
+    with pytest.raises(SwitchMismatch, match=r"cat\.safetensors"):
+        Switches.load(path)
+    path.write_bytes(b"")
+    with pytest.raises(SwitchMismatch, match=r"cat\.safetensors"):
+        Switches.load(path)
+    with pytest.raises(FileNotFoundError, match="dog"):
+        Switches.load(tmp_path / "dog.safetensors")
+
+
+@pytest.mark.parametrize("planes", ["no json", '{"pool": 3}', '{"dog": [4, 4]}', "[1]"])
+def test_a_file_that_contradicts_itself_is_refused(tmp_path: Path, planes: str) -> None:
+    """Our mark on tensors that do not go with it is no file of switches either."""
+    import safetensors.torch
+
+    path = tmp_path / "cat.safetensors"
+    tensors = {"pool": torch.zeros(1, 1, 2, 2, dtype=torch.int64)}
+    path.write_bytes(safetensors.torch.save(tensors, {"attribkit.switches/1": planes}))
+    with pytest.raises(SwitchMismatch, match=r"cat\.safetensors"):
+        Switches.load(path)
+
+
+# Switches that do not fit -----------------------------------------------------------------------------------
+
+
+class Two(nn.Module):
+    def __init__(self, stride: int = 2, second: nn.Module | None = None) -> None:
+        super().__init__()
+        self.first, self.second = nn.MaxPool2d(2, stride), second or nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x))
+
+
+def mismatch(recorded_on: nn.Module, images: Tensor, model: nn.Module, x: Tensor) -> str:
+    """The message when switches of one model and its images meet another."""
+    net = attribkit.rewrite(model, "backprop", switches=record_switches(recorded_on, images))
+    with pytest.raises(SwitchMismatch) as caught:
+        net(x)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_images_of_another_size_do_not_fit() -> None:
+    """The first site whose plane differs is named, with both sizes, also where the output would be as large."""
+    assert mismatch(Two(), noise(1, 3, 8, 8), Two(), noise(2, 3, 12, 8)) == (
+        "the switches of 'first' point into a plane of 8x8, but its input is 12x8: "
+        "record them on images of the same size"
+    )
+    assert "'first' point into a plane of 9x8" in mismatch(Two(), noise(1, 3, 9, 8), Two(), noise(1, 3, 8, 8))
+
+
+def test_the_first_pool_of_another_shape_is_named() -> None:
+    """The sites before the one that differs fit, and are not blamed."""
+    says = mismatch(Two(), noise(1, 3, 8, 8), Two(second=nn.MaxPool2d(2, 1)), noise(1, 3, 8, 8))
+    assert says.startswith("the switches of 'second' are 1x3x2x2, but the pool gives 1x3x3x3")
+
+
+def test_pools_of_another_stride_do_not_fit() -> None:
+    """A stride that gives another number of outputs is seen at its own site."""
+    assert mismatch(Two(), noise(1, 3, 8, 8), Two(stride=1), noise(1, 3, 8, 8)).startswith(
+        "the switches of 'first' are 1x3x4x4, but the pool gives 1x3x7x7"
+    )
+
+
+def test_another_number_of_channels_does_not_fit() -> None:
+    """Channels are counted too."""
+    assert "'first' are 1x3x4x4, but the pool gives 1x4x4x4" in mismatch(
+        Two(), noise(1, 3, 8, 8), Two(), noise(1, 4, 8, 8)
+    )
+
+
+@pytest.mark.parametrize(("recorded", "given"), [(2, 3), (3, 2), (2, 1)])
+def test_another_number_of_images_does_not_fit(recorded: int, given: int) -> None:
+    """Only a batch of one fits any batch, and the message says so."""
+    says = mismatch(Two(), noise(recorded, 3, 8, 8), Two(), noise(given, 3, 8, 8))
+    assert says.startswith(f"the switches of 'first' are {recorded}x3x4x4, but the pool gives {given}x3x4x4")
+    assert "a batch of one fits any batch" in says
+
+
+def test_a_pool_without_switches_is_named() -> None:
+    """A site that was not recorded is named with the nearest that were."""
+    says = mismatch(nn.ModuleDict({"x": nn.MaxPool2d(2)})["x"], noise(1, 3, 8, 8), Two(), noise(1, 3, 8, 8))
+    assert "no switches for the pool 'first'" in says
+    more = Two(second=nn.Sequential(nn.MaxPool2d(2), nn.MaxPool2d(1)))
+    assert "no switches for the pool 'second.0'; they were recorded for second" in mismatch(
+        Two(), noise(1, 3, 8, 8), more, noise(1, 3, 8, 8)
+    )
+
+
+def test_switches_without_a_pool_are_named() -> None:
+    """Switches for a pool that the network never calls are an error, not passed over."""
+    less = Two(second=nn.Identity())
+    assert mismatch(Two(), noise(1, 3, 8, 8), less, noise(1, 3, 8, 8)) == (
+        "the network has no pool 'second', for which there are switches"
+    )
+
+
+@pytest.mark.parametrize("wrong", [-1, 64, 10**6])
+def test_switches_that_point_outside_the_plane_are_refused(wrong: int) -> None:
+    """A position that is none is found before it reaches torch, where it would end a CUDA context."""
+    model, x = Pooling(nn.MaxPool2d(2)), noise(1, 3, 8, 8)
+    indices = record_switches(model, x).indices["pool"].clone()
+    indices[0, 1, 2, 3] = wrong
+    with pytest.raises(SwitchMismatch, match="'pool'"):
+        down(attribkit.rewrite(model, "backprop", switches=Switches({"pool": indices}, {"pool": (8, 8)})), x)
