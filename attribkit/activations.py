@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attribkit.functions import signed, transformed
+from attribkit.functions import Quick, transformed
 from attribkit.rules import Relay, Rule
 
 aten = torch.ops.aten
@@ -183,18 +183,15 @@ class Activation:
         """The activation of x; a gradient that comes back passes by the rule."""
         op = OPS[self.op]
         if not self.inplace:
-            return _Activate.apply(x, self.op, rule, False, *self.constants)
+            return _Activate.run(x, self.op, rule, False, *self.constants)
         if op.inplace is not None and not transformed():
-            return _Activate.apply(x, self.op, rule, True, *self.constants)
+            return _Activate.run(x, self.op, rule, True, *self.constants)
         # What is written in place must not be what the gate of a smooth function is computed from.
         source = x.clone() if op.keep is None else x
-        return x.copy_(_Activate.apply(source, self.op, rule, False, *self.constants))
+        return x.copy_(_Activate.run(source, self.op, rule, False, *self.constants))
 
 
-@signed
-class _Activate(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Activate(Quick):
     @staticmethod
     def forward(x: Tensor, name: str, rule: Rule | Relay, inplace: bool, *constants: Any) -> Tensor:
         if not inplace:

@@ -14,15 +14,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attribkit.functions import hooked, signed
+from attribkit.functions import Quick, hooked
 
 aten = torch.ops.aten
 
 
-@signed
-class _Convolve(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Convolve(Quick):
     @staticmethod
     def forward(
         x: Tensor,
@@ -62,10 +59,7 @@ def _each(setting: int | tuple[int, ...], rank: int) -> list[int]:
     return [setting] * rank if isinstance(setting, int) else list(setting) * (rank if len(setting) == 1 else 1)
 
 
-@signed
-class _Normalise(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Normalise(Quick):
     @staticmethod
     def forward(x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
         return torch.batch_norm(x, weight, bias, mean, var, False, 0.0, eps, torch.backends.cudnn.enabled)
@@ -97,7 +91,7 @@ def _convolution(function: Any) -> Callable[..., Tensor | None]:
         trained = weight.requires_grad or (bias is not None and bias.requires_grad)
         if trained or isinstance(padding, str) or input.dim() != weight.dim():
             return None
-        return _Convolve.apply(input, weight, bias, function, stride, padding, dilation, groups)
+        return _Convolve.run(input, weight, bias, function, stride, padding, dilation, groups)
 
     return run
 
@@ -116,7 +110,7 @@ def _batch_norm(
         return None
     if any(t is not None and t.requires_grad for t in (running_mean, running_var, weight, bias)):
         return None
-    return _Normalise.apply(input, running_mean, running_var, weight, bias, eps)
+    return _Normalise.run(input, running_mean, running_var, weight, bias, eps)
 
 
 FUNCTIONS: dict[Any, Callable[..., Tensor | None]] = {

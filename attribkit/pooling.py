@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attribkit.functions import signed
+from attribkit.functions import Quick
 
 aten = torch.ops.aten
 
@@ -68,7 +68,7 @@ class Pool:
 
     def apply(self, x: Tensor, how: str, indices: Tensor | None, overlap: str, conditions_forward: bool) -> Any:
         """The pool of x; `how` is "own", "switches" (then with `indices`) or a scheme."""
-        values, own = _Pooled.apply(x, self, how, indices, overlap, conditions_forward)
+        values, own = _Pooled.run(x, self, how, indices, overlap, conditions_forward)
         return self.result(x, values, own)
 
 
@@ -76,10 +76,7 @@ def _max_pool(rank: int) -> Callable[..., tuple[Tensor, Tensor]]:
     return getattr(aten, f"max_pool{rank}d_with_indices").default
 
 
-@signed
-class _Pooled(torch.autograd.Function):
-    generate_vmap_rule = True
-
+class _Pooled(Quick):
     @staticmethod
     def forward(
         x: Tensor, pool: Pool, how: str, indices: Tensor | None, overlap: str, conditions_forward: bool

@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_
 from attribkit import activations, linear, pooling, rules
 from attribkit.activations import Activation
 from attribkit.codescan import mentions
-from attribkit.functions import signed
+from attribkit.functions import Quick
 from attribkit.pooling import Pool
 from attribkit.rules import Relay, Rule, RuleFunction
 from attribkit.switches import Switches
@@ -211,7 +211,7 @@ class Rewritten(nn.Module):
         self._seen = lift.sites
 
     def _require_something_to_swap(self, mentioned: Collection[str] = ()) -> None:
-        if self.rule.is_gradient or any(s.swapped for s in self.sites if s.kind in ("rectifier", "smooth")):
+        if self.rule.is_gradient or any(map(_follows, self._seen.values())) or any(map(_follows, self.sites)):
             return
         seen = {site.op for site in self.sites if site.kind not in ("pool", "norm")} | set(mentioned)
         raise NothingToRewrite(
@@ -219,6 +219,10 @@ class Rewritten(nn.Module):
             f"activations seen: {', '.join(sorted(seen)) or 'none'}"
             + ('; activations="all" swaps the smooth ones too' if "smooth" not in self.plan.kinds else "")
         )
+
+
+def _follows(site: Site) -> bool:
+    return site.swapped and site.kind in ("rectifier", "smooth")
 
 
 class _Stop(Exception):
@@ -365,6 +369,8 @@ class Lift(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func not in WATCHED:
+            return func(*args, **kwargs)
         if func is _at_module:
             module, *args = args
             call, name = module.recognise(args), module.__dict__[NAME]
@@ -393,6 +399,9 @@ class Lift(TorchFunctionMode):
         return _run(self.plan, call, args, original, indexed)
 
 
+WATCHED = {_at_module, F.local_response_norm, *activations.FUNCTIONS, *pooling.FUNCTIONS, *linear.FUNCTIONS}
+
+
 def recognise(func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Call] | None:
     """The tensor and the activation, pool or norm of a function call."""
     if func is F.local_response_norm:
@@ -408,7 +417,7 @@ def _run(plan: Plan, call: Call, args: Any, original: Callable[[], Any], site: s
     if isinstance(call, Activation):
         return call.apply(x, plan.rule)
     if isinstance(call, Norm):
-        return _Fork.apply(x, original(), plan)
+        return _Fork.run(x, original(), plan)
     if call.op == "amax" and plan.switches == "own":
         return original()  # autograd shares the signal among equal maxima, as it should
     indices, how = None, plan.switches
@@ -422,11 +431,8 @@ def _run(plan: Plan, call: Call, args: Any, original: Callable[[], Any], site: s
     return call.apply(x, str(how), indices, plan.overlap, plan.conditions_forward)
 
 
-@signed
-class _Fork(torch.autograd.Function):
+class _Fork(Quick):
     """A norm whose signal goes down through it, or past it, as the rule in force wants it."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, normed: Tensor, plan: Plan) -> Tensor:

@@ -1087,6 +1087,44 @@ def test_other_switches(options: dict[str, Any], switches: str) -> None:
     assert_close(found.values, expected)
 
 
+OPTIONS: list[dict[str, Any]] = [
+    {"overlap": "overwrite"},
+    {"norms": "bypass"},
+    {"norms": "gradient"},
+    {"switches": "uniform", "replay": "both"},
+    {"switches": "corner", "replay": "both", "norms": "bypass"},
+]
+
+
+@pytest.mark.parametrize("layer", [None, "conv2"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_the_options_of_rewrite(options: dict[str, Any], layer: str | None) -> None:
+    """explain gives what a net that is rewritten with the same options gives, and tells them as its settings."""
+    model, images = seeded(WithNorm), pictures(2, 3, 11, 11)
+    for rule in ("guided", "deconvnet"):
+        found = attribkit.explain(model, images, rule, layer=layer, **options)
+        net = attribkit.rewrite(model, rule, **options)
+        part = explained_part(net, layer and f"model.{layer}")
+        for unit, values in zip(found.units, found.values, strict=True):
+            x = images.clone().requires_grad_()
+            (expected,) = torch.autograd.grad(part(x)[(unit.image, unit.channel, *(unit.position or ()))], x)
+            assert_close(values, expected[unit.image])
+        assert {name: found.settings[name] for name in options} == options
+    rule = "deconvnet" if options == {"norms": "gradient"} else "guided"
+    plain = attribkit.explain(model, images, rule, layer=layer, channel=None if layer is None else 1)
+    other = attribkit.explain(model, images, rule, layer=layer, channel=None if layer is None else 1, **options)
+    assert not torch.equal(plain.values, other.values)
+
+
+def test_signals_that_overwrite() -> None:
+    """overlap="overwrite" lets the last of overlapping windows have its way."""
+    model, images = classifier(), images_for_classifier()
+    found = attribkit.explain(model, images, "deconvnet", target=1, overlap="overwrite")
+    wanted = wanted_of(found.units)
+    assert_close(found.values, maps_by_oracle(model, images, wanted, "deconvnet", pools="overwrite"))
+    assert not torch.equal(found.values, attribkit.explain(model, images, "deconvnet", target=1).values)
+
+
 # Crops -------------------------------------------------------------------------------------------------------
 
 
@@ -1129,6 +1167,13 @@ class WithAttribute(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net(x)
+
+
+class Doubling(nn.Module):
+    """Doubles what it gets, in its place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mul_(2)
 
 
 def conv(
@@ -1182,6 +1227,7 @@ LOCAL: dict[str, Callable[[], nn.Module]] = {
     ),
     "transposed": lambda: nn.Sequential(*conv(3, 5, 3, 2, 1), nn.ConvTranspose2d(5, 4, 4, 2, 1), nn.ReLU()),
     "shuffled": lambda: nn.Sequential(nn.PixelUnshuffle(2), *conv(12, 16, padding=1), nn.PixelShuffle(2)),
+    "writing into its input": lambda: nn.Sequential(Doubling(), *conv(3, 5, padding=1), nn.Conv2d(5, 4, 3)),
     "residual": Residual,
     "inception": Inception,
 }
