@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from attribkit import rules, targets
 from attribkit.attribution import Attribution
 from attribkit.receptive_field import Crop, ReceptiveField, receptive_field
-from attribkit.rewriting import Rewritten, plan_of, rewrite_by
+from attribkit.rewriting import Rewritten, plan_of, rewrite_by, unwrapped
 from attribkit.rules import Relay, Rule, RuleFunction
 from attribkit.switches import Switches
 from attribkit.targets import At, Unit
@@ -55,19 +55,23 @@ def explain(  # type: ignore[misc]  # the options, which both forms share, are w
     part, where this changes nothing, and its map is zero elsewhere.
     """
     methods = [method] if isinstance(method, (str, Rule)) or callable(method) else method
-    single = methods is not method
     chosen = [rules.resolve(m) for m in methods]
     if not chosen or len({rule.name for rule in chosen}) < len(chosen):
         raise ValueError("give at least one method, and each its own name")
     _check(model, images, layer, channel, target)
-    net = rewrite_by(model, plan_of(Relay(chosen), activations, switches, overlap, replay, norms))
-    task = _Task(net, images, layer, chosen, output or _the_tensor)
     channels = targets.as_channels(target if layer is None else channel, len(images), per_image=layer is None)
-    field = receptive_field(model, layer, images)
-    # Recorded switches point into whole planes.
-    crops = field.worth_cropping() and isinstance(switches, str) and replay == "down" and at != "all"
-    explained = task.on_crops(field, channels, at) if crops else None
-    units, values = explained or task.on_whole_images(field, channels, at)
+    # Recorded switches point into whole planes; the others may carry to a unit what lies beside it.
+    local = isinstance(switches, str) and replay == "down" and overlap == "add" and output is None
+    local = local and at != "all" and not any(rule.function for rule in chosen)
+    with torch.inference_mode(False):
+        images = images.clone() if images.is_inference() else images
+        net = rewrite_by(model, plan_of(Relay(chosen), activations, switches, overlap, replay, norms))
+        net.check_early()
+        task = _Task(net, images, layer, chosen, output or _the_tensor)
+        # What `output` computes may look elsewhere than the layer's own units.
+        field = receptive_field(model, layer if output is None else None, images)
+        explained = task.on_crops(field, channels, at) if local and field.worth_cropping() else None
+        units, values = explained or task.on_whole_images(field, channels, at)
     settings = {
         "switches": switches if isinstance(switches, str) else "recorded",
         "activations": activations,
@@ -86,7 +90,7 @@ def explain(  # type: ignore[misc]  # the options, which both forms share, are w
         )
         for rule, maps in zip(chosen, values, strict=True)
     }
-    return results[chosen[0].name] if single else results
+    return results if methods is method else results[chosen[0].name]
 
 
 Explained = tuple[list[Unit], list[Tensor]]
@@ -177,7 +181,7 @@ def _check(model: nn.Module, images: Tensor, layer: str | None, channel: Any, ta
     if images.dim() == 3 and any(isinstance(m, nn.Conv2d) for m in model.modules()):
         raise ValueError("images have no batch dimension; write images[None] for one image")
     if layer is not None:
-        targets.check_layer(model, layer)
+        targets.check_layer(unwrapped(model), layer)
     if layer is not None and target is not None:
         raise ValueError("target names a class of the output; with layer= write channel=")
     if layer is None and channel is not None:

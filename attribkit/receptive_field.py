@@ -8,16 +8,19 @@ with the unit; where they do not (global operations, uneven grids) every unit is
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from attribkit.rewriting import Rewritten, plan_of, rewrite_by
+from attribkit.rewriting import Rewritten, plan_of, rewrite_by, shadow
 from attribkit.rules import Rule
+from attribkit.targets import check_layer
+
+Result = TypeVar("Result")
 
 OPEN = Rule("open", gate=False, rectify=False)
 
@@ -58,7 +61,7 @@ class ReceptiveField:
 
     def box(self, position: Sequence[int] | None) -> tuple[int, ...]:
         """What the unit at a position sees: starts, then ends. Without a position the whole image."""
-        if position is None:
+        if not position:
             return (*(0 for _ in self.windows), *(w.size for w in self.windows))
         spans = [w.box(i) for w, i in zip(self.windows, position, strict=True)]
         return (*(s for s, _ in spans), *(e for _, e in spans))
@@ -90,64 +93,99 @@ class Crop:
 
 def receptive_field(model: nn.Module, layer: str | None, images: Tensor) -> ReceptiveField:
     """Where the units of a layer look, in images of this size; None is the model's output, which sees all."""
-    if layer is None:
+    if layer is None or images.dim() < 3:
         return _sees_everything(images)
     known = _known.setdefault(model, {})
     key = (layer, images.shape[1:], images.dtype, images.device)
-    state = hash((repr(model), *((p.data_ptr(), p._version) for p in model.parameters())))
-    if key not in known or known[key][0] != state:
-        known[key] = state, _probe(model, layer, images)
+    structure = _structure(model)
+    if key not in known or known[key][0] != structure:
+        probe = shadow(model)
+        check_layer(probe, layer)
+        _randomise(probe)
+        everything = plan_of(OPEN, activations="everything", switches="uniform", norms="bypass")
+        known[key] = structure, _probe(rewrite_by(probe, everything), layer, images)
     return known[key][1]
 
 
-# What was probed holds for as long as neither the model's structure nor its weights change.
+# What was probed holds until the model's structure changes. Its weights may: the probe does not use them.
 _known: WeakKeyDictionary[nn.Module, dict[Any, tuple[int, ReceptiveField]]] = WeakKeyDictionary()
+
+
+def _structure(model: nn.Module) -> int:
+    """A hash of what decides where a network looks: modules, settings, hooks, and tensors that are no weights."""
+    parts: list[Any] = []
+    for name, module in model.named_modules():
+        parts += [name, type(module), *(tuple(p.shape) for p in module.parameters(recurse=False))]
+        for key, value in vars(module).items():
+            if isinstance(value, (bool, int, float, str, tuple, list, type(None))):
+                parts += [key, str(value)]
+            elif key.endswith("_hooks"):
+                parts += [id(hook) for hook in value.values()]
+            elif isinstance(value, Tensor):
+                parts += _contents(value)
+        for buffer in module.buffers(recurse=False):
+            parts += _contents(buffer)
+    return hash(tuple(parts))
+
+
+def _contents(tensor: Tensor) -> list[Any]:
+    return [tuple(tensor.shape), tensor.double().sum().item() if not tensor.is_complex() else None]
 
 
 def _sees_everything(images: Tensor) -> ReceptiveField:
     return ReceptiveField(tuple(Window(size) for size in images.shape[2:]), exact_on_crops=False)
 
 
-def _probe(model: nn.Module, layer: str, images: Tensor) -> ReceptiveField:
-    net = rewrite_by(model, plan_of(OPEN, activations="all", switches="uniform"))
-    plane = images.shape[2:]
+def _probe(net: Rewritten, layer: str, images: Tensor) -> ReceptiveField:
     random = torch.Generator().manual_seed(0)
-    noise = torch.randn(1, *images.shape[1:], generator=random).to(images)
+    noise = torch.rand(1, *images.shape[1:], generator=random).to(images)
     with torch.no_grad():
-        units = net.forward_to(layer, noise)
+        units = _or_none(lambda: net.forward_to(layer, noise))
     if not isinstance(units, Tensor) or units.dim() != images.dim() or min(units.shape[2:]) < 2:
         return _sees_everything(images)
-    probes = [[d(n) for n in units.shape[2:]] for d in (_first, _second, _middle, _last_but_one, _last)]
-    spans = _spans(net, layer, noise, probes, random)
-    windows = tuple(_window(size, [p[d] for p in probes], [s[d] for s in spans]) for d, size in enumerate(plane))
+    probes = [[position(n) for n in units.shape[2:]] for position in POSITIONS]
+    spans = _or_none(lambda: _spans(net, layer, noise, probes, random))
+    if spans is None:
+        return _sees_everything(images)
+    windows = tuple(
+        _window(size, [p[d] for p in probes], [s[d] for s in spans]) for d, size in enumerate(images.shape[2:])
+    )
     field = ReceptiveField(windows, exact_on_crops=True)
-    exact = all(_same_on_crop(net, layer, noise, units, field, probe) for probe in probes[1:4])
-    return ReceptiveField(windows, exact)
+    if field.worth_cropping() and all(_same_on_crop(net, layer, noise, units, field, p) for p in probes):
+        return field
+    return ReceptiveField(windows, exact_on_crops=False)
 
 
-def _everywhere(position: Sequence[int]) -> tuple[slice | int, ...]:
-    """The index of all channels at a position."""
-    return slice(None), *position
+# The first units, the middle and the last: what windows clipped on either side, and on none, can tell.
+POSITIONS: tuple[Callable[[int], int], ...] = (
+    lambda n: 0,
+    lambda n: 1,
+    lambda n: n // 2,
+    lambda n: n - 2,
+    lambda n: n - 1,
+)
 
 
-def _first(n: int) -> int:
-    return 0
+def _randomise(model: nn.Module) -> None:
+    """Positive weights: no path is closed by a zero, and none cancels another."""
+    random = torch.Generator().manual_seed(0)
+    new: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is None or not weight.is_floating_point():
+                continue
+            if id(weight) not in new:
+                values = torch.rand(weight.shape, generator=random) + 0.5
+                values /= max(1, weight[0].numel()) if weight.dim() > 1 else 1
+                new[id(weight)] = nn.Parameter(values.to(weight), requires_grad=False)
+            module._parameters[name] = new[id(weight)]
 
 
-def _second(n: int) -> int:
-    return 1
-
-
-def _middle(n: int) -> int:
-    return n // 2
-
-
-def _last_but_one(n: int) -> int:
-    return n - 2
-
-
-def _last(n: int) -> int:
-    return n - 1
+def _or_none(run: Callable[[], Result]) -> Result | None:
+    try:
+        return run()
+    except Exception:  # a network may fail in any way on a size or batch that it was not made for: see all, then
+        return None
 
 
 def _spans(
@@ -160,7 +198,7 @@ def _spans(
     signal = torch.zeros_like(output)
     for row, position in zip(signal, probes, strict=True):
         # Random strengths, so that equal and opposite paths do not cancel.
-        row[_everywhere(position)] = torch.randn(len(row), generator=random).to(signal)
+        row[_everywhere(position)] = (torch.rand(len(row), generator=random) + 0.5).to(signal)
     (reached,) = torch.autograd.grad(output, x, signal)
     spans = []
     for pixels in (reached != 0).any(1):
@@ -184,18 +222,27 @@ def _window(size: int, positions: Sequence[int], spans: Sequence[tuple[int, int]
         stride = max(stride, start3 - start2)
         before = positions[4] * stride - start3
     window = Window(size, max(stride, 1), before, after)
-    fits = all(window.box(i) == span for i, span in zip(positions, spans, strict=True))
-    return window if stride > 0 and fits else Window(size)
+
+    def fits(i: int, span: tuple[int, int]) -> bool:
+        # At an edge, holes of a dilated window may make the span shorter than the box.
+        start, stop = window.box(i)
+        return (start == span[0] or 0 == start < span[0]) and (stop == span[1] or size == stop > span[1])
+
+    return window if stride > 0 and all(map(fits, positions, spans)) else Window(size)
 
 
 def _same_on_crop(
     net: Rewritten, layer: str, noise: Tensor, units: Tensor, field: ReceptiveField, position: Sequence[int]
 ) -> bool:
     crop = field.crop(position)
-    try:
-        with torch.no_grad():
-            cropped = net.forward_to(layer, noise[0][crop.pixels][None])
-    except (RuntimeError, ValueError, AssertionError):
-        return False  # a network that takes one size of image only
+    with torch.no_grad():
+        cropped = _or_none(lambda: net.forward_to(layer, noise[0][crop.pixels][None]))
+    if cropped is None or any(i >= n for i, n in zip(crop.position, cropped.shape[2:], strict=True)):
+        return False
     whole, part = units[0][_everywhere(position)], cropped[0][_everywhere(crop.position)]
-    return torch.allclose(part, whole, rtol=1e-3, atol=1e-4 * float(units.abs().max()))
+    return torch.allclose(part, whole, rtol=1e-5, atol=1e-5 * float(units.abs().max()))
+
+
+def _everywhere(position: Sequence[int]) -> tuple[slice | int, ...]:
+    """The index of all channels at a position."""
+    return slice(None), *position

@@ -103,7 +103,18 @@ def rewrite(
     signals add up or overwrite each other; `replay="both"` makes the forward pass follow the switches as well.
     `norms` says whether LRN is bypassed: by the deconvnet only ("rule"), always or never.
     """
-    return rewrite_by(model, plan_of(rules.resolve(rule), activations, switches, overlap, replay, norms))
+    _choose("activations", activations, ("rectifiers", "all"))
+    net = rewrite_by(model, plan_of(rules.resolve(rule), activations, switches, overlap, replay, norms))
+    net.check_early()
+    return net
+
+
+KINDS = {
+    "rectifiers": frozenset({"rectifier"}),
+    "all": frozenset({"rectifier", "smooth"}),
+    # Sigmoids and their like too: for probing, where nothing may stop a signal.
+    "everything": frozenset({"rectifier", "smooth", "other"}),
+}
 
 
 def plan_of(
@@ -115,14 +126,13 @@ def plan_of(
     norms: str = "rule",
 ) -> Plan:
     """The options of `rewrite`, checked."""
-    _choose("activations", activations, ("rectifiers", "all"))
+    _choose("activations", activations, tuple(KINDS))
     _choose("overlap", overlap, ("add", "overwrite"))
     _choose("replay", replay, ("down", "both"))
     _choose("norms", norms, ("rule", "bypass", "gradient"))
     if not isinstance(switches, Switches):
         _choose("switches", switches, ("own", *pooling.SCHEMES), "or Switches; read a file with Switches.load(path)")
-    kinds = frozenset({"rectifier", "smooth"} if activations == "all" else {"rectifier"})
-    return Plan(rule, kinds, switches, overlap, replay == "both", norms)
+    return Plan(rule, KINDS[activations], switches, overlap, replay == "both", norms)
 
 
 def _choose(name: str, value: Any, choices: tuple[str, ...], more: str = "") -> None:
@@ -150,8 +160,6 @@ class Rewritten(nn.Module):
         self._seen: dict[str, Site] = {}
         self._parameters_known = sum(1 for _ in self.parameters())
         super().train(False)
-        if isinstance(model, nn.Module) and not mentions(model, activations.names_in_code(plan.kinds)):
-            self._require_something_to_swap(mentions(model, activations.names_in_code({"rectifier", "smooth"})))
 
     @property
     def sites(self) -> list[Site]:
@@ -210,6 +218,12 @@ class Rewritten(nn.Module):
             raise CannotRewrite("the model makes parameters at its first call: call it once before you rewrite it")
         self._seen = lift.sites
 
+    def check_early(self) -> None:
+        """Raise `NothingToRewrite` where the code alone shows that no forward pass will meet a rectifier."""
+        model = self.model
+        if isinstance(model, nn.Module) and not mentions(model, activations.names_in_code(self.plan.kinds)):
+            self._require_something_to_swap(mentions(model, activations.names_in_code({"rectifier", "smooth"})))
+
     def _require_something_to_swap(self, mentioned: Collection[str] = ()) -> None:
         if self.rule.is_gradient or any(map(_follows, self._seen.values())) or any(map(_follows, self.sites)):
             return
@@ -240,12 +254,12 @@ def _stop(module: nn.Module, args: Any, output: Any) -> None:
 
 def shadow(model: nn.Module) -> nn.Module:
     """A copy of a model's structure, in eval mode, whose tensors are the model's own."""
-    model = _unwrapped(model)
+    model = unwrapped(model)
     _refuse_what_cannot_be_copied(model)
-    memo: dict[int, Any] = {id(b): b for b in model.buffers()}
-    memo |= {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
+    memo: dict[int, Any] = {id(b): b for b in model.buffers() if not b.is_inference()}
+    memo |= {id(p): nn.Parameter(_alias(p), requires_grad=False) for p in model.parameters()}
     for wrapper in list(model.modules()):
-        if (inner := _unwrapped(wrapper)) is not wrapper:
+        if (inner := unwrapped(wrapper)) is not wrapper:
             memo[id(wrapper)] = copy.deepcopy(inner, memo)
     try:
         with _Aliasing():
@@ -265,11 +279,16 @@ class _Aliasing(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__deepcopy__:
-            return args[0].detach()
+            return _alias(args[0])
         return func(*args, **(kwargs or {}))
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def _alias(tensor: Tensor) -> Tensor:
+    """The same storage, without a graph; a copy of what was made in inference mode, which no graph may hold."""
+    return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside DataParallel, DistributedDataParallel, torch.compile and our own `Rewritten`."""
     while True:
         if isinstance(model, Rewritten) and isinstance(model.model, nn.Module):
@@ -414,8 +433,11 @@ def _run(plan: Plan, call: Call, args: Any, original: Callable[[], Any], site: s
     if not plan.swaps(call):
         return original()
     x = args[0]
-    if isinstance(call, Activation):
+    if isinstance(call, Activation) and call.kind != "other":
         return call.apply(x, plan.rule)
+    if isinstance(call, Activation):
+        y = original()
+        return _Fork.run(x, y, plan) if y.shape == x.shape else y
     if isinstance(call, Norm):
         return _Fork.run(x, original(), plan)
     if call.op == "amax" and plan.switches == "own":
@@ -432,7 +454,7 @@ def _run(plan: Plan, call: Call, args: Any, original: Callable[[], Any], site: s
 
 
 class _Fork(Quick):
-    """A norm whose signal goes down through it, or past it, as the rule in force wants it."""
+    """A step whose signal goes down through it, or past it, as the rule in force wants it."""
 
     @staticmethod
     def forward(x: Tensor, normed: Tensor, plan: Plan) -> Tensor:

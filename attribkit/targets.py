@@ -13,6 +13,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 At = Literal["max", "all"] | Sequence[int]
 
 
@@ -81,8 +83,11 @@ def as_channels(value: int | Sequence[int] | Tensor | None, images: int, per_ima
     """Channels as images x K: one for all, a list of K for all, or (`per_image`) a list of one an image."""
     if value is None:
         return None
-    channels = torch.as_tensor(value)
-    if channels.dtype.is_floating_point or channels.dtype in (torch.bool, torch.complex64) or channels.dim() > 2:
+    try:
+        channels = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"channels and classes are whole numbers or lists of them, not {value!r}") from error
+    if channels.dtype not in INTEGERS or channels.dim() > 2:
         raise TypeError(f"channels and classes are whole numbers or lists of them, not {value!r}")
     if channels.dim() < 2:
         channels = channels.reshape(-1, 1) if per_image else channels.reshape(1, -1)
@@ -97,6 +102,7 @@ def _position(at: At, plane: Sequence[int]) -> int | None:
         if at not in ("max", "all"):
             raise ValueError(f"at is 'max', 'all' or a position such as (4, 7), not {at!r}")
         return None
+    at = [int(i) for i in at]
     if len(at) != len(plane) or not all(-size <= i < size for i, size in zip(at, plane, strict=True)):
         raise ValueError(f"no position {tuple(at)} in a map of {'x'.join(map(str, plane)) or 'no positions'}")
     flat = 0
