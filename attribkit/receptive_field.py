@@ -47,8 +47,9 @@ class Window:
         return min(self.size, self.before + self.after + self.stride - 1)
 
     def crop(self, i: int) -> tuple[int, int]:
-        """The box of unit i, begun on a multiple of the stride."""
+        """The box of unit i, begun on a multiple of the stride, not behind the unit itself."""
         start, stop = self.box(i)
+        start = min(start, i * self.stride)
         return start - start % self.stride, stop
 
 
@@ -66,10 +67,13 @@ class ReceptiveField:
         spans = [w.box(i) for w, i in zip(self.windows, position, strict=True)]
         return (*(s for s, _ in spans), *(e for _, e in spans))
 
+    def share(self) -> float:
+        """The part of an image that a unit's crop makes up, at the most."""
+        return math.prod(w.longest() / w.size for w in self.windows)
+
     def worth_cropping(self) -> bool:
         """Whether a unit is explained with at most half of the arithmetic on the part that it sees."""
-        sees = math.prod(w.longest() / w.size for w in self.windows)
-        return self.exact_on_crops and sees <= 0.5
+        return self.exact_on_crops and self.share() <= 0.5
 
     def crop(self, position: Sequence[int]) -> Crop:
         """The part of an image on which to run the network for this unit."""
@@ -117,6 +121,8 @@ def _structure(model: nn.Module) -> int:
     for name, module in model.named_modules():
         parts += [name, type(module), *(tuple(p.shape) for p in module.parameters(recurse=False))]
         for key, value in vars(module).items():
+            if key == "training":  # the probe is in eval mode, whatever the model is in
+                continue
             if isinstance(value, (bool, int, float, str, tuple, list, type(None))):
                 parts += [key, str(value)]
             elif key.endswith("_hooks"):
@@ -140,18 +146,21 @@ def _probe(net: Rewritten, layer: str, images: Tensor) -> ReceptiveField:
     random = torch.Generator().manual_seed(0)
     noise = torch.rand(1, *images.shape[1:], generator=random).to(images)
     with torch.no_grad():
-        units = _or_none(lambda: net.forward_to(layer, noise))
+        units = _or_none(lambda: net.forward_to(layer, noise.clone()))  # since a network may write into its input
     if not isinstance(units, Tensor) or units.dim() != images.dim() or min(units.shape[2:]) < 2:
         return _sees_everything(images)
-    probes = [[position(n) for n in units.shape[2:]] for position in POSITIONS]
+    # Other pairs than the diagonal, so that a net which swaps rows and columns is found out.
+    turn = range(len(POSITIONS))
+    probes = [[POSITIONS[(k + 2 * d) % 5](n) for d, n in enumerate(units.shape[2:])] for k in turn]
     spans = _or_none(lambda: _spans(net, layer, noise, probes, random))
     if spans is None:
         return _sees_everything(images)
     windows = tuple(
-        _window(size, [p[d] for p in probes], [s[d] for s in spans]) for d, size in enumerate(images.shape[2:])
+        _window(size, *zip(*sorted((p[d], s[d]) for p, s in zip(probes, spans, strict=True)), strict=True))
+        for d, size in enumerate(images.shape[2:])
     )
     field = ReceptiveField(windows, exact_on_crops=True)
-    if field.worth_cropping() and all(_same_on_crop(net, layer, noise, units, field, p) for p in probes):
+    if field.share() <= 0.5 and all(_same_on_crop(net, layer, noise, units, field, p) for p in probes):
         return field
     return ReceptiveField(windows, exact_on_crops=False)
 
@@ -236,8 +245,8 @@ def _same_on_crop(
 ) -> bool:
     crop = field.crop(position)
     with torch.no_grad():
-        cropped = _or_none(lambda: net.forward_to(layer, noise[0][crop.pixels][None]))
-    if cropped is None or any(i >= n for i, n in zip(crop.position, cropped.shape[2:], strict=True)):
+        cropped = _or_none(lambda: net.forward_to(layer, noise[0][crop.pixels][None].clone()))
+    if cropped is None or not all(0 <= i < n for i, n in zip(crop.position, cropped.shape[2:], strict=True)):
         return False
     whole, part = units[0][_everywhere(position)], cropped[0][_everywhere(crop.position)]
     return torch.allclose(part, whole, rtol=1e-5, atol=1e-5 * float(units.abs().max()))

@@ -1530,11 +1530,11 @@ WHOLE: dict[str, Callable[[], nn.Module]] = {
     "adaptive pool": lambda: between(nn.AdaptiveMaxPool2d(16)),
     "uneven adaptive pool": lambda: between(nn.AdaptiveAvgPool2d(13)),
     "cutting": lambda: between(Cropping(3)),
-    "cutting last": lambda: nn.Sequential(*conv(3, 4, 1), Cropping(2)),
+    "cutting last": lambda: nn.Sequential(nn.Conv2d(3, 4, 1), Cropping(2), nn.LeakyReLU()),
     "transposed": lambda: between(Transposed()),
     "another head": lambda: between(Aside(nn.Conv2d(5, 5, 7))),
     "another head, small": lambda: nn.Sequential(
-        Aside(nn.Conv2d(3, 5, 4)), *conv(3, 5, 3, padding=1), *conv(5, 4, 3, padding=1)
+        Aside(nn.Conv2d(3, 5, 4)), *conv(3, 5, 3, padding=1), nn.Conv2d(5, 4, 3, padding=1)
     ),
     **{
         f"one size, {error.__name__}": lambda error=error: between(OneSize((32, 32), error))
