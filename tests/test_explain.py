@@ -612,7 +612,9 @@ def test_two_booleans_are_a_rule() -> None:
     assert torch.equal(mine.values, attribkit.explain(model, images, "guided").values)
 
 
-@pytest.mark.parametrize("methods", [[], ["guided", "guided"], [absolute, attribkit.Rule("absolute")]], ids=str)
+@pytest.mark.parametrize(
+    "methods", [[], ["guided", "guided"], [absolute, attribkit.Rule("absolute")]], ids=["none", "same", "alike"]
+)
 def test_methods_need_names_of_their_own(methods: list[Any]) -> None:
     """No method at all, or two of one name, cannot be told apart in the result."""
     with pytest.raises(ValueError, match="at least one method, and each its own name"):
