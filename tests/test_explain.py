@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import attribkit
+from attribkit.explain import _Task
 from attribkit.receptive_field import ReceptiveField
 from attribkit.targets import Unit
 
@@ -1258,7 +1259,7 @@ def some_positions(size: Sequence[int]) -> list[tuple[int, int]]:
 
 def explain_whole(model: nn.Module, images: Tensor, methods: Any, **options: Any) -> Any:
     """The explanation without crops."""
-    with mock.patch.object(ReceptiveField, "worth_cropping", return_value=False):
+    with mock.patch.object(_Task, "on_crops", return_value=None):
         return attribkit.explain(model, images, methods, **options)
 
 

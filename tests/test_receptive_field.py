@@ -308,6 +308,20 @@ def test_boxes_of_random_stacks(layers: list[nn.Module], size: tuple[int, int]) 
             assert stop == size[d] or stop <= nominal[1]
 
 
+def test_the_larger_of_two_branches() -> None:
+    """Of maximum(a, b) both are seen, whichever wins on the pixels that are probed."""
+
+    class Maxout(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.narrow, self.wide, self.relu = nn.Conv2d(1, 2, 1), nn.Conv2d(1, 2, 5, padding=2), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.relu(torch.maximum(1.5 + self.narrow(x), self.wide(x)))
+
+    assert receptive_field(seeded(Maxout), "relu", pictures(1, 1, 24, 24)).box((10, 10)) == (8, 8, 13, 13)
+
+
 # Nets that see everything ------------------------------------------------------------------------------------
 
 
@@ -448,10 +462,11 @@ class Shift(nn.Module):
 
     def __init__(self, by: int) -> None:
         super().__init__()
-        self.by = by
+        self.by, self.config = by, {"by": 0}
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + F.pad(x[:, :, self.by :], (0, 0, 0, self.by)) if self.by else x
+        by = self.by + self.config["by"]
+        return x + F.pad(x[:, :, by:], (0, 0, 0, by)) if by else x
 
 
 def without_wide(how: str) -> nn.Module:
@@ -555,6 +570,21 @@ def test_a_branch_that_gets_weights(how: str, change: Callable[[Any], None]) -> 
     assert receptive_field(model, "relu", images).box((10, 10)) == (8, 8, 13, 13)
 
 
+def test_a_mask_that_moves() -> None:
+    """A mask that keeps as many weights as before, but others, moves the field."""
+    model, images = seeded(Growing), pictures(1, 1, 24, 24)
+    mask = torch.zeros(2, 1, 5, 5)
+    mask[:, :, 2, 2] = 1
+    prune.custom_from_mask(model.wide, "weight", mask)
+    assert receptive_field(model, "relu", images).box((10, 10)) == (10, 10, 11, 11)
+    model.wide.weight_mask.copy_(torch.eye(5).flip(0) * torch.tensor([1, 0, 0, 0, 0]))  # type: ignore[operator,union-attr]
+    assert receptive_field(model, "relu", images).box((10, 10)) == (10, 8, 13, 11)
+
+
+def a_setting_in_a_dict(model: Any) -> None:
+    model.shift.config["by"] = 6
+
+
 def wider_convolution(model: Any) -> None:
     model.wide = nn.Conv2d(1, 2, 7, padding=3).double()
 
@@ -582,6 +612,7 @@ def a_hook(model: Any) -> None:
         (dilated_convolution, (6, 6, 15, 15)),
         (another_shift, (8, 8, 19, 13)),
         (another_setting, (8, 8, 19, 13)),
+        (a_setting_in_a_dict, (8, 8, 19, 13)),
         (a_hook, (7, 7, 14, 14)),
     ],
 )
