@@ -31,7 +31,7 @@ bench: $(STAMP) ## memory and time of one guided map against plain autograd
 	$(BIN)/python benchmarks/memory.py
 
 zoo: $(STAMP) ## every rule on 25 real architectures, with the worst error of each
-	$(BIN)/python tests/zoo.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/zoo.py
 
 clean: ## remove what the other targets made, except .venv
 	rm -rf attribkit-out runs build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

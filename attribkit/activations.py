@@ -232,9 +232,12 @@ class _Activate(Quick):
 
 
 def _through_mask(signal: Tensor, mask: Tensor, rectify: bool) -> Tensor:
-    """`Rule.down` with a map less: a gate of zeros and ones may come before a ReLU as well as after it."""
-    below = signal * _mask(mask, signal)
-    return aten.relu_.default(below) if rectify else below
+    """`Rule.down` for a gate of zeros and ones, writing in place where that is allowed."""
+    gate = _mask(mask, signal)
+    if not rectify:
+        return signal * gate
+    below = aten.relu.default(signal)
+    return below * gate if torch.is_grad_enabled() or transformed() else below.mul_(gate)
 
 
 # --------------------------------------------------------------------------- how a call or a module is recognised

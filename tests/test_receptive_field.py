@@ -339,6 +339,13 @@ class Excite(nn.Module):
         return x * torch.sigmoid(self.fc(x.mean((2, 3))))[..., None, None]
 
 
+class HardExcite(Excite):
+    """A gate that is wide open, and flat, on all but the darkest images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * F.hardsigmoid(9 * self.fc(x.mean((2, 3))))[..., None, None]
+
+
 class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2).mT
@@ -380,6 +387,7 @@ class Windows(nn.Module):
 GLOBAL: dict[str, Callable[[], nn.Module]] = {
     "centred": Centred,
     "squeeze-excite": Excite,
+    "squeeze-excite, hard": HardExcite,
     "instance norm": lambda: nn.InstanceNorm2d(2),
     "group norm": lambda: nn.GroupNorm(1, 2),
     "attention": Attention,
