@@ -395,6 +395,8 @@ class Lift(TorchFunctionMode):
             call, name = module.recognise(args), module.__dict__[NAME]
             return self.at(name, "module", call, args, lambda: module.original(*args, **kwargs))
         found = recognise(func, args, kwargs)
+        if found is None and "other" in self.plan.kinds and func in EXTREMES and _are_tensors(args):
+            return args[0] + args[1]  # while probing, what wins must not hide what loses
         if found is None:
             lean = None if torch.compiler.is_compiling() else linear.without_input(func, args, kwargs)
             return func(*args, **kwargs) if lean is None else lean
@@ -418,7 +420,14 @@ class Lift(TorchFunctionMode):
         return _run(self.plan, call, args, original, indexed)
 
 
-WATCHED = {_at_module, F.local_response_norm, *activations.FUNCTIONS, *pooling.FUNCTIONS, *linear.FUNCTIONS}
+EXTREMES = {torch.maximum, Tensor.maximum, torch.max, Tensor.max, torch.minimum, Tensor.minimum, torch.min, Tensor.min}
+
+
+def _are_tensors(args: tuple[Any, ...]) -> bool:
+    return len(args) == 2 and all(isinstance(a, Tensor) and a.is_floating_point() for a in args)
+
+
+WATCHED = EXTREMES | {_at_module, F.local_response_norm, *activations.FUNCTIONS, *pooling.FUNCTIONS, *linear.FUNCTIONS}
 
 
 def recognise(func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Call] | None:
