@@ -1,0 +1,59 @@
+"""`attribkit`: the commands, each a file of its own, found when it is called for."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+COMMANDS = ("train",)
+
+
+class Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"attribkit.cli.{name}").command
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="attribkit")
+def attribkit() -> None:
+    """Which pixels made this unit fire? Convolutional networks, run backwards by another rule."""
+
+
+def main() -> None:
+    """Exit code 0, 1 when a command failed, 2 when it was called wrongly; errors are one line without `--debug`."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        attribkit.main(prog_name="attribkit", standalone_mode=False)
+    except click.exceptions.Exit as stopped:
+        sys.exit(stopped.exit_code)
+    except click.ClickException as wrong:
+        wrong.show()
+        sys.exit(wrong.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _fail("stopped", 130)
+    except (ValueError, OSError) as error:  # what the library raises for bad input; its message says what to do
+        if debug:
+            raise
+        _fail(" ".join(str(error).split()))
+    except Exception as error:
+        if debug:
+            raise
+        told = " ".join(str(error).split())
+        _fail(f"{type(error).__name__}: {told} (--debug shows where)")
+
+
+def _fail(message: str, code: int = 1) -> None:
+    click.echo(f"attribkit: {message}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()
