@@ -1,0 +1,130 @@
+"""The layers of a model, by the paths that `explain(layer=...)` takes."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from attribkit.receptive_field import receptive_field
+from attribkit.rewriting import shadow, unwrapped
+
+STEP = 128
+"""How much larger the second image is that tells the strides: all strides up to it divide it."""
+
+
+class UnknownLayer(KeyError, ValueError):
+    """The model calls no module of this name."""
+
+    __str__ = ValueError.__str__
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A module as its first call shows it.
+
+    `shape` is that of its output without the batch, None where that is no tensor; its first dimension counts
+    channels. `stride` is how far apart in the image two neighbouring units look, in each dimension; None where the
+    map does not grow with the image.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...] | None
+    stride: tuple[int | None, ...] | None
+    _look: Callable[[str], tuple[int | None, ...] | None] = field(repr=False, compare=False)
+
+    @property
+    def channels(self) -> int | None:
+        """How many there are to choose from."""
+        return self.shape[0] if self.shape else None
+
+    @property
+    def receptive_field(self) -> tuple[int | None, ...] | None:
+        """How many pixels a unit sees, in each dimension; None: up to the edges. Found by probing, so ask sparingly."""
+        return self._look(self.name)
+
+
+class Layers(Mapping[str, Layer]):
+    """Every module that a forward pass calls, in the order of the calls' ends, by its path."""
+
+    def __init__(self, layers: Mapping[str, Layer], model: str) -> None:
+        self._layers = layers
+        self._model = model
+
+    @classmethod
+    def of(cls, model: nn.Module, images: Tensor) -> Layers:
+        """The layers that `model` calls on images like these."""
+        shapes, larger = _shapes_twice(model, images)
+        kinds = {name: type(module).__name__ for name, module in unwrapped(model).named_modules()}
+
+        def look(name: str) -> tuple[int | None, ...] | None:
+            windows = receptive_field(model, name, images).windows
+            sizes = [None if w.before is None or w.after is None else w.before + w.after for w in windows]
+            return tuple(sizes) if any(sizes) else None
+
+        return cls(
+            {
+                name: Layer(name, kinds[name], shape, _stride(images, shape, larger.get(name)), look)
+                for name, shape in shapes.items()
+            },
+            type(model).__name__,
+        )
+
+    def __getitem__(self, name: str) -> Layer:
+        if name not in self._layers:
+            near = difflib.get_close_matches(name, self._layers, n=3, cutoff=0.4) or list(self._layers)[-3:]
+            raise UnknownLayer(f"no layer {name!r} in {self._model}; near it: {', '.join(near)}")
+        return self._layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+
+Shape = tuple[int, ...]
+
+
+def _shapes_twice(model: nn.Module, images: Tensor) -> tuple[dict[str, Shape | None], dict[str, Shape | None]]:
+    """What each module gives for images of this size, and of a larger one."""
+    try:
+        abstract = shadow(model).to("meta")  # shapes without values, in no time
+        small, large = images.to("meta"), _enlarged(images).to("meta")
+        return _shapes(abstract, small), _shapes(abstract, large)
+    except Exception:  # a model may need values, or be made for one size, and refuse in any way: strides stay unknown
+        return _shapes(shadow(model), images.clone()), {}
+
+
+def _shapes(probe: nn.Module, images: Tensor) -> dict[str, Shape | None]:
+    """What each module of a copy gives at its first call."""
+    shapes: dict[str, Shape | None] = {}
+    hooks = [module.register_forward_hook(_noting(shapes, name)) for name, module in probe.named_modules() if name]
+    with torch.no_grad():
+        probe(images)
+    for hook in hooks:
+        hook.remove()
+    return shapes
+
+
+def _noting(shapes: dict[str, Shape | None], name: str) -> Callable[[nn.Module, object, object], None]:
+    def note(module: nn.Module, args: object, output: object) -> None:
+        shapes.setdefault(name, tuple(output.shape[1:]) if isinstance(output, Tensor) else None)
+
+    return note
+
+
+def _enlarged(images: Tensor) -> Tensor:
+    return images.new_zeros(*images.shape[:2], *(size + STEP for size in images.shape[2:]))
+
+
+def _stride(images: Tensor, shape: Shape | None, larger: Shape | None) -> tuple[int | None, ...] | None:
+    """By how many units the map has grown with the image."""
+    if shape is None or larger is None or len(shape) != images.dim() - 1 or len(larger) != len(shape):
+        return None
+    grown = [big - small for big, small in zip(larger[1:], shape[1:], strict=True)]
+    return tuple(round(STEP / more) if more > 0 else None for more in grown) if any(grown) else None

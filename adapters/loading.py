@@ -1,0 +1,137 @@
+"""`load`: from a name to a model that is ready to be explained.
+
+A source of models is a module with two functions, `names()` and `build(name, weights, classes)`. Ours are the files
+beside this one; others are found by the entry point group `attribkit.adapters`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Protocol, cast
+
+from torch import Tensor, nn
+
+from attribkit.adapters.layers import Layers
+from attribkit.adapters.preprocessing import RGB, Preprocess
+from attribkit.adapters.weights import Weights
+
+ORDER = ("torchvision", "timm")
+"""Our sources, in the order in which they are asked for a bare name."""
+
+GROUP = "attribkit.adapters"
+
+
+class UnknownModel(ValueError):
+    """No source has a model of this name."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model in eval mode, with what is needed to show it pictures and to read its answers.
+
+    `labels` names its classes, where somebody says what they are. `output` picks the tensor to explain where the
+    model gives more than one: pass it to `explain(output=...)`.
+    """
+
+    name: str
+    model: nn.Module
+    preprocess: Preprocess
+    labels: tuple[str, ...] = ()
+    output: Callable[[Any], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        self.model.eval()
+
+    def unpreprocess(self, x: Tensor) -> RGB:
+        """The picture that the network saw in an input, after resizing and cropping."""
+        return self.preprocess.undo(x)
+
+    @cached_property
+    def layers(self) -> Layers:
+        """Every module by its path: kind, shape, stride, receptive field. The first look runs the model."""
+        return Layers.of(self.model, self.preprocess.example()[None])
+
+
+class Source(Protocol):
+    """What a module has to have to be a source of models."""
+
+    def names(self) -> Iterable[str]:
+        """All names that `build` takes."""
+
+    def build(self, name: str, weights: Weights, classes: int | None) -> LoadedModel:
+        """The model of this name with "default" weights, "none", or those of a file."""
+
+
+def load(name: str, weights: Weights = "default", *, classes: int | None = None) -> LoadedModel:
+    """A model by its name, ready to be explained.
+
+        attribkit.load("all_cnn_c")                     # reference models, then torchvision, then timm
+        attribkit.load("torchvision:resnet50")          # or one source
+        attribkit.load("timm:resnet50.a1_in1k")
+        attribkit.load("mypackage.nets:build")          # a function of yours, also as "./net.py:build"
+        attribkit.load("resnet18", weights="mine.safetensors", classes=10)
+
+    `weights` is "default" (the library's own), "none" (random) or a file: safetensors or a checkpoint of tensors.
+    `classes` is the number of classes where it is not the architecture's usual one.
+    """
+    prefix, colon, rest = name.rpartition(":")
+    if colon and prefix not in sources():
+        from attribkit.adapters import importable
+
+        return importable.build(name, weights, classes)
+    prefix, found = (prefix, rest) if colon else (_source_of(name), name)
+    source = sources()[prefix]()
+    if found not in source.names():
+        raise UnknownModel(f"no model {found!r} in {prefix}; {_near(found, [prefix])}")
+    return source.build(found, weights, classes)
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """The names that `load` takes, as source:name; a pattern such as "resnet*" or "timm:resnet*" picks some."""
+    return [name for name in _all_names(sources()) if fnmatchcase(name, pattern) or fnmatchcase(_bare(name), pattern)]
+
+
+def sources() -> dict[str, Callable[[], Source]]:
+    """Every source by its prefix, as a function that imports it: ours in their order, then those of other packages."""
+    ours = {prefix: _importer(f"attribkit.adapters.{prefix}") for prefix in ORDER}
+    return {entry.name: _loader(entry) for entry in entry_points(group=GROUP)} | ours
+
+
+def _importer(module: str) -> Callable[[], Source]:
+    return lambda: cast(Source, import_module(module))
+
+
+def _loader(entry: EntryPoint) -> Callable[[], Source]:
+    return lambda: cast(Source, entry.load())
+
+
+def _source_of(name: str) -> str:
+    """The first source that has a bare name."""
+    for prefix, source in sources().items():
+        if name in source().names():
+            return prefix
+    raise UnknownModel(f"no model {name!r}; {_near(name, sources())}")
+
+
+def _all_names(prefixes: Iterable[str]) -> list[str]:
+    return [f"{prefix}:{name}" for prefix in prefixes for name in sources()[prefix]().names()]
+
+
+def _bare(name: str) -> str:
+    return name.partition(":")[2]
+
+
+def _near(name: str, prefixes: Iterable[str]) -> str:
+    """The names of these sources that are most like one that does not exist."""
+    names: dict[str, str] = {}
+    for full in _all_names(prefixes):
+        names.setdefault(_bare(full), full)
+    begun = sorted((known for known in names if name and known.startswith(name)), key=len)
+    near = list(dict.fromkeys([*begun, *difflib.get_close_matches(name, names, n=4, cutoff=0.5)]))[:4]
+    return f"near it: {', '.join(names[n] for n in near)}" if near else "attribkit.list_models() lists them all"

@@ -1,0 +1,85 @@
+"""From a picture to a model's input, and back to the picture that the model saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+RGB = npt.NDArray[np.uint8]
+"""A picture: height x width x 3, from 0 to 255."""
+
+Picture = "str | Path | Image | RGB"
+Size = int | tuple[int, int]
+"""Height and width; one number is the side of a square, or the shorter side for models that do not crop."""
+
+
+class Preprocess:
+    """What an adapter knows of its models' inputs. A subclass says how to transform, and how to undo the colours.
+
+    preprocess = attribkit.load("torchvision:resnet18").preprocess
+    x = preprocess("cat.jpg")                     # or a PIL image, or an array; 3 x 224 x 224
+    x = preprocess("cat.jpg", size=448)           # for nets that take any size
+    """
+
+    def transform(self, size: Size | None) -> Callable[[Image], Tensor]:
+        """The library's own transform, for inputs of its usual size or of another."""
+        raise NotImplementedError
+
+    def restore(self, x: Tensor) -> Tensor:
+        """The colours of an input, as numbers from 0 to 1."""
+        raise NotImplementedError
+
+    def __call__(self, picture: Picture, size: Size | None = None) -> Tensor:
+        """The model's input for a picture, without the batch dimension."""
+        from PIL import Image
+
+        from attribkit.adapters.images import to_rgb
+
+        return self.transform(size)(Image.fromarray(to_rgb(picture)))
+
+    def undo(self, x: Tensor) -> RGB:
+        """The picture that the model saw, after resizing and cropping."""
+        colours = self.restore(x.detach().cpu().float())
+        return (colours.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).contiguous().numpy()
+
+    def example(self) -> Tensor:
+        """An input to try a model on: what a grey square becomes."""
+        return self(np.full((224, 224, 3), 128, np.uint8))
+
+
+class Plain(Preprocess):
+    """A picture as it is, in numbers from 0 to 1: all that can be said where nothing says more."""
+
+    def transform(self, size: Size | None) -> Callable[[Image], Tensor]:
+        from torchvision.transforms import functional
+
+        def apply(image: Image) -> Tensor:
+            return functional.to_tensor(image if size is None else functional.resize(image, list(shape(size))))
+
+        return apply
+
+    def restore(self, x: Tensor) -> Tensor:
+        return x
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width of what is cropped."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def shape(size: Size) -> tuple[int, ...]:
+    """What torchvision resizes to where nothing is cropped."""
+    return (size,) if isinstance(size, int) else size
+
+
+def unnormalised(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """What was there before `(x - mean) / std`, channel by channel; channels are the third dimension from behind."""
+    return x * torch.tensor(std).reshape(-1, 1, 1) + torch.tensor(mean).reshape(-1, 1, 1)

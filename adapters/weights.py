@@ -1,0 +1,127 @@
+"""Weight files of every common shape, read without running anything in them, and filled in whole or not at all."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Weights = str | os.PathLike[str]
+"""`"default"` (the library's own), `"none"` (random) or a file."""
+
+State = dict[str, Tensor]
+
+# Where checkpoints keep their tensors. Averaged ones come first: they are what was evaluated and published.
+NESTED = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model")
+
+# A counter of training steps, which no forward pass in eval mode reads, and which files lack or have to spare.
+COUNTER = "num_batches_tracked"
+
+SHOWN = 3
+
+
+class WeightsError(ValueError):
+    """Weights that cannot be had, or do not fit."""
+
+
+def is_file(weights: Weights) -> bool:
+    """Whether weights are asked for from a file, and not by word."""
+    return weights not in ("default", "none")
+
+
+def load_weights(model: nn.Module, path: Weights, state: State | None = None) -> None:
+    """Fill a model from a file (or from the state read from it already), whole or not at all."""
+    expected = model.state_dict()
+    found = unprefixed(read_weights(path) if state is None else state, expected)
+    misfit = _misfit(found, expected)
+    if misfit:
+        raise WeightsError(f"{path} does not fit {type(model).__name__}: {misfit}")
+    model.load_state_dict({key: found.get(key, tensor) for key, tensor in expected.items()})
+
+
+def read_weights(path: Weights) -> State:
+    """The tensors by name in a safetensors file or a checkpoint; averaged ones (EMA) where it has both."""
+    if not Path(path).is_file():
+        raise WeightsError(f"there is no weight file {path}; weights are 'default', 'none' or a file")
+    content = _safetensors(path) if _is_safetensors(path) else _checkpoint(path)
+    state = _tensors_in(content)
+    if not state:
+        raise WeightsError(f"{path} holds no state dict; save one with torch.save(model.state_dict(), path)")
+    return state
+
+
+def unprefixed(state: State, expected: Mapping[str, Any]) -> State:
+    """The state without the marks of DataParallel, of torch.compile and of averaging."""
+    state = {key.replace("_orig_mod.", ""): tensor for key, tensor in state.items() if key != "n_averaged"}
+    while all(key.startswith("module.") for key in state) and not all(key.startswith("module.") for key in expected):
+        state = {key.removeprefix("module."): tensor for key, tensor in state.items()}
+    return state
+
+
+def _is_safetensors(path: Weights) -> bool:
+    with open(path, "rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" and not start.startswith(b"PK")
+
+
+def _safetensors(path: Weights) -> State:
+    import safetensors
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path} is a damaged safetensors file: {error}") from error
+
+
+def _checkpoint(path: Weights) -> Any:
+    try:
+        # Training scripts save their command line beside the weights; a Namespace only holds values.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} holds more than tensors, or is no weight file, and is not opened: "
+            "save torch.save(model.state_dict(), path) where it was made"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+
+
+def _tensors_in(content: Any) -> State:
+    """The tensors of a checkpoint, wherever it keeps them; nothing where it has none."""
+    if not isinstance(content, Mapping):
+        return {}
+    for key in NESTED:
+        if isinstance(content.get(key), Mapping) and (state := _tensors_in(content[key])):
+            return state
+    return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+
+
+def _misfit(found: State, expected: Mapping[str, Any]) -> str:
+    """What does not fit, in one line; nothing where all does."""
+    missing = [key for key in expected if key not in found and not key.endswith(COUNTER)]
+    extra = [key for key in found if key not in expected and not key.endswith(COUNTER)]
+    shapes = [
+        f"{key} is {_by(found[key])} and should be {_by(tensor)}"
+        for key, tensor in expected.items()
+        if key in found and isinstance(tensor, Tensor) and found[key].shape != tensor.shape
+    ]
+    told = [_some(missing, "missing"), _some(extra, "unknown to the model"), _some(shapes, "of another shape")]
+    advice = "; for another number of classes pass classes=N" if shapes and not missing and not extra else ""
+    return ", ".join(filter(None, told)) + advice
+
+
+def _some(keys: list[str], what: str) -> str:
+    more = ", ..." if len(keys) > SHOWN else ""
+    return f"{len(keys)} {what} ({', '.join(keys[:SHOWN])}{more})" if keys else ""
+
+
+def _by(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "one number"
