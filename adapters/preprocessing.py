@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
 
-RGB = npt.NDArray[np.uint8]
+RGB: TypeAlias = npt.NDArray[np.uint8]
 """A picture: height x width x 3, from 0 to 255."""
 
-Picture = "str | Path | Image | RGB"
-Size = int | tuple[int, int]
+Picture: TypeAlias = "str | Path | Image | RGB"
+Size: TypeAlias = int | tuple[int, int]
 """Height and width; one number is the side of a square, or the shorter side for models that do not crop."""
 
 

@@ -13,7 +13,9 @@ from urllib.request import getproxies
 import timm
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import ENDPOINT
-from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_model_data_config
+from timm.data.config import resolve_model_data_config
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+from timm.data.transforms_factory import create_transform
 from timm.models import PretrainedCfg
 from timm.models._hub import hf_split
 from torch import Tensor, nn
@@ -44,7 +46,7 @@ def build(name: str, weights: Weights, classes: int | None) -> LoadedModel:
         model = timm.create_model(name, pretrained=False, **options)
         if state is not None:
             load_weights(model, weights, state)
-    config = resolve_model_data_config(model)
+    config = resolve_model_data_config(model)  # type: ignore[no-untyped-call]
     return LoadedModel(f"timm:{name}", model, TimmPreprocess(config), _labels(model))
 
 
@@ -68,7 +70,8 @@ def _labels(model: nn.Module) -> tuple[str, ...]:
     if subset is None:
         return ()
     info = ImageNetInfo(subset)
-    return tuple(info.index_to_description(index) for index in range(info.num_classes()))
+    count = info.num_classes()  # type: ignore[no-untyped-call]
+    return tuple(info.index_to_description(index) for index in range(count))
 
 
 def _pretrained(name: str) -> nn.Module:

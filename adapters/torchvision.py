@@ -38,7 +38,7 @@ def build(name: str, weights: Weights, classes: int | None) -> LoadedModel:
     if name.startswith("quantized_"):
         float_name = name.removeprefix("quantized_")
         raise UnknownModel(f"torchvision:{name} is quantized and has no gradient: load torchvision:{float_name}")
-    default = models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]  # every one of them has it
+    default = models.get_model_weights(name).DEFAULT
     if weights == "default":
         model = _pretrained(name, default, classes)
     else:
@@ -99,7 +99,7 @@ def _flow(output: list[Tensor]) -> Tensor:
     return output[-1]
 
 
-class RAFTOnPairs(RAFT):
+class RAFTOnPairs(RAFT):  # type: ignore[misc]  # torchvision has no types
     """RAFT on one tensor, in which the two pictures lie one on the other: N x 6 x H x W."""
 
     def forward(self, pairs: Tensor) -> list[Tensor]:
@@ -171,8 +171,9 @@ class PairPreprocess(Preprocess):
 
 def _several(picture: Picture | Sequence[Picture]) -> list[Any] | None:
     """The frames of a list or of an array with one dimension more; None for one picture."""
-    many = isinstance(picture, (list, tuple)) or (isinstance(picture, np.ndarray) and picture.ndim == 4)
-    return list(picture) if many else None
+    if isinstance(picture, (list, tuple)) or (isinstance(picture, np.ndarray) and picture.ndim == 4):
+        return list(picture)
+    return None
 
 
 def _stack(pictures: Sequence[Any]) -> Tensor:
