@@ -21,7 +21,7 @@ from attribkit.adapters.layers import Layers
 from attribkit.adapters.preprocessing import RGB, Preprocess
 from attribkit.adapters.weights import Weights
 
-ORDER = ("torchvision", "timm")
+ORDER = ("reference", "torchvision", "timm")
 """Our sources, in the order in which they are asked for a bare name."""
 
 GROUP = "attribkit.adapters"

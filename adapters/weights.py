@@ -91,7 +91,8 @@ def _checkpoint(path: Weights) -> Any:
             "save torch.save(model.state_dict(), path) where it was made"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path} cannot be read as weights: {str(error).splitlines()[0]}") from error
+        why = next(iter(str(error).splitlines()), "it is cut off")
+        raise WeightsError(f"{path} cannot be read as weights: {why}") from error
 
 
 def _tensors_in(content: Any) -> State:

@@ -26,6 +26,8 @@ from attribkit.adapters.layers import UnknownLayer
 from attribkit.adapters.loading import UnknownModel
 from attribkit.adapters.preprocessing import Plain
 from attribkit.adapters.weights import WeightsError
+from attribkit.reference_models import architectures, trained
+from attribkit.reference_models.normalisation import Normalisation
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
 
@@ -36,6 +38,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
 @pytest.mark.parametrize(
     ("name", "full"),
     [
+        ("all_cnn_c", "reference:all_cnn_c"),
         ("squeezenet1_1", "torchvision:squeezenet1_1"),
         ("test_resnet", "timm:test_resnet"),
         ("test_resnet.r160_in1k", "timm:test_resnet.r160_in1k"),
@@ -43,7 +46,7 @@ PICTURE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
     ],
 )
 def test_a_bare_name_is_looked_up_in_the_sources_in_their_order(name: str, full: str) -> None:
-    """torchvision has it or else timm; a prefix says which."""
+    """Ours, torchvision, then timm; a prefix says which."""
     loaded = attribkit.load(name, "none")
     assert loaded.name == full
     assert not loaded.model.training
@@ -223,6 +226,35 @@ def test_labels_are_in_the_order_of_the_logits() -> None:
         assert len(labels) == 1000
         assert labels[0].startswith("tench")
         assert labels[281].startswith("tabby")
+
+
+def test_reference_models_carry_their_normalisation_and_classes(tmp_path: Path) -> None:
+    """A file of `attribkit train` says all that is needed; another file, or another number of classes, is refused."""
+    net = architectures.build("strided_cnn_c", 3)
+    normalisation = Normalisation(torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.25, 0.2]))
+    facts = {"architecture": "strided_cnn_c", "classes": ["cat", "dog", "eel"], "channels": 3}
+    trained.save(tmp_path / "w.safetensors", trained.Trained(net, normalisation, facts))
+    loaded = attribkit.load("strided_cnn_c", tmp_path / "w.safetensors")
+    assert loaded.labels == ("cat", "dog", "eel")
+    x = loaded.preprocess(PICTURE)
+    resized = Image.fromarray(PICTURE).resize((42, 32), Image.Resampling.BILINEAR)  # 120 x 90, shorter side 32
+    seen = np.array(resized.crop((5, 0, 37, 32)))
+    assert np.array_equal(loaded.unpreprocess(x), seen)
+    assert torch.allclose(x[2], (torch.from_numpy(seen[..., 2] / 255).float() - 0.3) / 0.2, atol=1e-6)
+    assert torch.equal(loaded.model(x[None]), net.eval()(x[None]))
+    with pytest.raises(ValueError, match="weights of strided_cnn_c, not of all_cnn_c"):
+        attribkit.load("all_cnn_c", tmp_path / "w.safetensors")
+    with pytest.raises(WeightsError, match="has 3 classes, not 5"):
+        attribkit.load("strided_cnn_c", tmp_path / "w.safetensors", classes=5)
+
+
+def test_fully_convolutional_nets_take_any_size() -> None:
+    """224 pixels instead of 32."""
+    loaded = attribkit.load("reference:all_cnn_c", "none", classes=4)
+    assert loaded.preprocess(PICTURE).shape == (3, 32, 32)
+    x = loaded.preprocess(PICTURE, size=64)
+    assert loaded.unpreprocess(x).shape == (64, 64, 3)
+    assert loaded.model(x[None]).shape == (1, 4)
 
 
 # All kinds of models ----------------------------------------------------------------------------------------
