@@ -208,9 +208,10 @@ class _Activate(Quick):
         if inplace:
             ctx.mark_dirty(x)
         # At most one constant is a tensor (the slopes of a PReLU), and then it is the only one.
-        ctx.constants = tuple(c for c in constants if not isinstance(c, Tensor))
+        tensors = [c for c in constants if isinstance(c, Tensor)]
+        ctx.constants = () if tensors else constants
         ctx.count = len(constants)
-        ctx.save_for_backward(kept, *(c for c in constants if isinstance(c, Tensor)))
+        ctx.save_for_backward(kept, *tensors)
         ctx.set_materialize_grads(False)
 
     @staticmethod
@@ -233,11 +234,13 @@ class _Activate(Quick):
 
 def _through_mask(signal: Tensor, mask: Tensor, rectify: bool) -> Tensor:
     """`Rule.down` for a gate of zeros and ones, writing in place where that is allowed."""
-    gate = _mask(mask, signal)
+    below = signal * mask.view(torch.int8)  # by which torch multiplies faster than by bool
     if not rectify:
-        return signal * gate
-    below = aten.relu.default(signal)
-    return below * gate if torch.is_grad_enabled() or transformed() else below.mul_(gate)
+        return below
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or transformed():
+        return aten.relu.default(below)
+    with torch._C.DisableTorchFunction():  # or a lift that is at work takes this for a site
+        return below.relu_()
 
 
 # --------------------------------------------------------------------------- how a call or a module is recognised

@@ -12,11 +12,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from attribkit.functions import Quick, hooked
-
-aten = torch.ops.aten
 
 
 class _Convolve(Quick):
@@ -44,19 +42,21 @@ class _Convolve(Quick):
         (weight,) = ctx.saved_tensors
         stride, padding, dilation, groups = ctx.settings
         rank = len(ctx.size)
-        stride, padding, dilation = (_each(setting, rank) for setting in (stride, padding, dilation))
+        stride, padding, dilation = _each(stride, rank), _each(padding, rank), _each(dilation, rank)
         # What the last windows of a stride left over.
         spare = [
-            size - (signal.shape[2 + d] - 1) * stride[d] + 2 * padding[d] - dilation[d] * (weight.shape[2 + d] - 1) - 1
-            for d, size in enumerate(ctx.size)
+            (size + 2 * p - d * (kernel - 1) - 1) % s
+            for size, kernel, s, p, d in zip(ctx.size, weight.shape[2:], stride, padding, dilation, strict=True)
         ]
         weight = weight.to(signal.dtype)
-        below = aten.convolution.default(signal, weight, None, stride, padding, dilation, True, spare, groups)
-        return below.to(ctx.dtype), *[None] * 7
+        below = torch.convolution(signal, weight, None, stride, padding, dilation, True, spare, groups)
+        return below.to(ctx.dtype), None, None, None, None, None, None, None
 
 
-def _each(setting: int | tuple[int, ...], rank: int) -> list[int]:
-    return [setting] * rank if isinstance(setting, int) else list(setting) * (rank if len(setting) == 1 else 1)
+def _each(setting: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
+    if isinstance(setting, int):
+        return (setting,) * rank
+    return setting if len(setting) == rank else setting * rank
 
 
 class _Normalise(Quick):
@@ -75,7 +75,7 @@ class _Normalise(Quick):
         var, weight = ctx.saved_tensors
         scale = torch.rsqrt(var + ctx.eps)
         scale = scale if weight is None else scale * weight
-        return signal * scale.to(signal.dtype).reshape(ctx.shape), *[None] * 5
+        return signal * scale.to(signal.dtype).reshape(ctx.shape), None, None, None, None, None
 
 
 def _convolution(function: Any) -> Callable[..., Tensor | None]:
@@ -108,8 +108,9 @@ def _batch_norm(
 ) -> Tensor | None:
     if training or running_mean is None or running_var is None:
         return None
-    if any(t is not None and t.requires_grad for t in (running_mean, running_var, weight, bias)):
-        return None
+    for tensor in (running_mean, running_var, weight, bias):
+        if tensor is not None and tensor.requires_grad:
+            return None
     return _Normalise.run(input, running_mean, running_var, weight, bias, eps)
 
 
@@ -123,3 +124,68 @@ def without_input(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     """The result of a linear step, keeping nothing of its input; None for what has to be left to torch."""
     run = FUNCTIONS.get(function)
     return None if run is None or hooked() else run(*args, **kwargs)
+
+
+# ------------------------------------------------------------- torch's own modules, which need no lift to be caught
+
+
+class _LeanConv:
+    """Before `nn.Conv1d`, 2d or 3d in a class's bases."""
+
+    function: Any
+
+    def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        lean = None
+        if not torch.compiler.is_compiling() and self.padding_mode == "zeros":
+            settings = (self.stride, self.padding, self.dilation, self.groups)
+            with torch._C.DisableTorchFunction():
+                lean = without_input(self.function, (input, weight, bias, *settings), {})
+        return super()._conv_forward(input, weight, bias) if lean is None else lean  # type: ignore[misc]
+
+
+class LeanConv1d(_LeanConv, nn.Conv1d):
+    function = torch.conv1d
+
+
+class LeanConv2d(_LeanConv, nn.Conv2d):
+    function = torch.conv2d
+
+
+class LeanConv3d(_LeanConv, nn.Conv3d):
+    function = torch.conv3d
+
+
+class _LeanBatchNorm:
+    """Before `nn.BatchNorm1d`, 2d or 3d in a class's bases."""
+
+    def forward(self: Any, input: Tensor) -> Tensor:
+        lean = None
+        if not torch.compiler.is_compiling() and not self.training:
+            self._check_input_dim(input)
+            statistics = (self.running_mean, self.running_var, self.weight, self.bias)
+            with torch._C.DisableTorchFunction():
+                lean = without_input(F.batch_norm, (input, *statistics), {"eps": self.eps})
+        return super().forward(input) if lean is None else lean  # type: ignore[misc]
+
+
+class LeanBatchNorm1d(_LeanBatchNorm, nn.BatchNorm1d):
+    pass
+
+
+class LeanBatchNorm2d(_LeanBatchNorm, nn.BatchNorm2d):
+    pass
+
+
+class LeanBatchNorm3d(_LeanBatchNorm, nn.BatchNorm3d):
+    pass
+
+
+# Only torch's very own: a subclass may do anything, and is caught by the lift where it calls the function.
+MODULES: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv1d: LeanConv1d,
+    nn.Conv2d: LeanConv2d,
+    nn.Conv3d: LeanConv3d,
+    nn.BatchNorm1d: LeanBatchNorm1d,
+    nn.BatchNorm2d: LeanBatchNorm2d,
+    nn.BatchNorm3d: LeanBatchNorm3d,
+}

@@ -16,13 +16,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from attribkit.rewriting import Rewritten, plan_of, rewrite_by, shadow
-from attribkit.rules import Rule
+from attribkit.rewriting import Rewritten, probing_plan, rewrite_by, shadow
 from attribkit.targets import check_layer
 
 Result = TypeVar("Result")
-
-OPEN = Rule("open", gate=False, rectify=False)
 
 
 @dataclass(frozen=True)
@@ -106,8 +103,7 @@ def receptive_field(model: nn.Module, layer: str | None, images: Tensor) -> Rece
         probe = shadow(model)
         check_layer(probe, layer)
         _randomise(probe)
-        everything = plan_of(OPEN, activations="everything", switches="uniform", norms="bypass")
-        known[key] = structure, _probe(rewrite_by(probe, everything), layer, images)
+        known[key] = structure, _probe(rewrite_by(probe, probing_plan()), layer, images)
     return known[key][1]
 
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import FrameType
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, handle_torch_function, has_torch_function_unary
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from attribkit import activations, linear, pooling, rules
 from attribkit.activations import Activation
@@ -103,18 +103,12 @@ def rewrite(
     signals add up or overwrite each other; `replay="both"` makes the forward pass follow the switches as well.
     `norms` says whether LRN is bypassed: by the deconvnet only ("rule"), always or never.
     """
-    _choose("activations", activations, ("rectifiers", "all"))
     net = rewrite_by(model, plan_of(rules.resolve(rule), activations, switches, overlap, replay, norms))
     net.check_early()
     return net
 
 
-KINDS = {
-    "rectifiers": frozenset({"rectifier"}),
-    "all": frozenset({"rectifier", "smooth"}),
-    # Sigmoids and their like too: for probing, where nothing may stop a signal.
-    "everything": frozenset({"rectifier", "smooth", "other"}),
-}
+KINDS = {"rectifiers": frozenset({"rectifier"}), "all": frozenset({"rectifier", "smooth"})}
 
 
 def plan_of(
@@ -133,6 +127,11 @@ def plan_of(
     if not isinstance(switches, Switches):
         _choose("switches", switches, ("own", *pooling.SCHEMES), "or Switches; read a file with Switches.load(path)")
     return Plan(rule, KINDS[activations], switches, overlap, replay == "both", norms)
+
+
+def probing_plan() -> Plan:
+    """A plan that lets every signal pass to wherever it can matter: sigmoids and their like are swapped too."""
+    return replace(plan_of(rules.OPEN, switches="uniform", norms="bypass"), kinds=KINDS["all"] | {"other"})
 
 
 def _choose(name: str, value: Any, choices: tuple[str, ...], more: str = "") -> None:
@@ -322,10 +321,12 @@ class Swapped(nn.Module):
     plan: Plan
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        # Inside a forward pass of `Rewritten` the lift answers this call: it counts, and sees nothing within.
-        if not torch.compiler.is_compiling() and has_torch_function_unary(args[0] if args else None):
-            return handle_torch_function(_at_module, args[:1], self, *args, **kwargs)
-        return _run(self.plan, self.recognise(args), args, lambda: self.original(*args, **kwargs), None)
+        lift = None if torch.compiler.is_compiling() else Lift.watching()
+        if lift is None:
+            return _run(self.plan, self.recognise(args), args, lambda: self.original(*args, **kwargs), None)
+        with torch._C.DisableTorchFunction():  # what the module does within is no site of its own
+            name = self.__dict__[NAME]
+            return lift.at(name, "module", self.recognise(args), args, lambda: self.original(*args, **kwargs))
 
     def original(self, *args: Any, **kwargs: Any) -> Any:
         """What the module did before."""
@@ -352,16 +353,13 @@ class Swapped(nn.Module):
         return known.__name__.lower().replace("maxpool", "_max_pool").lstrip("_"), Pool.kind, True
 
 
-def _at_module(module: Swapped, *args: Any, **kwargs: Any) -> Any:
-    """The call by which a swapped module makes itself known to the lift."""
-    raise AssertionError("only the lift answers this")
-
-
 def swap(model: nn.Module, plan: Plan) -> None:
-    """Give every activation, max-pool and LRN module of a shadow the rule's `forward`."""
+    """Give every activation, max-pool and LRN module of a shadow the rule's `forward`, and linear ones a lean one."""
     for module in model.modules():
         if isinstance(module, Swapped):
             module.plan = plan
+        elif type(module) in linear.MODULES:
+            module.__class__ = linear.MODULES[type(module)]
         elif (
             activations.from_module(module) is not None
             or pooling.module_type(type(module)) is not None
@@ -386,20 +384,24 @@ class Lift(TorchFunctionMode):
         self.pools: set[str] = set()
         self.counts: dict[str, int] = {}
 
+    @staticmethod
+    def watching() -> Lift | None:
+        """The lift under which this thread runs a net; the innermost one of several."""
+        modes = reversed(_get_current_function_mode_stack())
+        return next((mode for mode in modes if isinstance(mode, Lift)), None)
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func not in WATCHED:
             return func(*args, **kwargs)
-        if func is _at_module:
-            module, *args = args
-            call, name = module.recognise(args), module.__dict__[NAME]
-            return self.at(name, "module", call, args, lambda: module.original(*args, **kwargs))
+        if func in linear.FUNCTIONS:
+            lean = None if torch.compiler.is_compiling() else linear.without_input(func, args, kwargs)
+            return func(*args, **kwargs) if lean is None else lean
         found = recognise(func, args, kwargs)
         if found is None and "other" in self.plan.kinds and func in EXTREMES and _are_tensors(args):
             return args[0] + args[1]  # while probing, what wins must not hide what loses
         if found is None:
-            lean = None if torch.compiler.is_compiling() else linear.without_input(func, args, kwargs)
-            return func(*args, **kwargs) if lean is None else lean
+            return func(*args, **kwargs)
         x, call = found
         if torch.compiler.is_compiling():
             return _run(self.plan, call, (x,), lambda: func(*args, **kwargs), None)
@@ -427,7 +429,7 @@ def _are_tensors(args: tuple[Any, ...]) -> bool:
     return len(args) == 2 and all(isinstance(a, Tensor) and a.is_floating_point() for a in args)
 
 
-WATCHED = EXTREMES | {_at_module, F.local_response_norm, *activations.FUNCTIONS, *pooling.FUNCTIONS, *linear.FUNCTIONS}
+WATCHED = EXTREMES | {F.local_response_norm, *activations.FUNCTIONS, *pooling.FUNCTIONS, *linear.FUNCTIONS}
 
 
 def recognise(func: Any, args: Any, kwargs: Any) -> tuple[Tensor, Call] | None:

@@ -65,6 +65,8 @@ BACKPROP = Rule("backprop", gate=True, rectify=False)
 DECONVNET = Rule("deconvnet", gate=False, rectify=True)
 GUIDED = Rule("guided", gate=True, rectify=True)
 
+OPEN = Rule("open", gate=False, rectify=False)  # for probing: stops nothing
+
 RULES = {rule.name: rule for rule in (BACKPROP, DECONVNET, GUIDED)}
 
 

@@ -903,3 +903,47 @@ def test_integer_inputs_reach_the_model_as_they_are() -> None:
     net = attribkit.rewrite(model, "guided")
     assert torch.equal(net(tokens), model(tokens))
     assert [site.name for site in net.sites if site.how == "function"] == ["#relu"]
+
+
+class UnderAnotherMode(nn.Module):
+    """Calls its parts under a mode of its own, which stands before the lift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.device("cpu"):
+            return F.relu(self.act(self.norm(self.conv(x))) - 0.5)
+
+
+def test_another_mode_inside_forward() -> None:
+    """Modules and functions are sites, once each, also where a forward enters a mode of its own."""
+    model, x = seeded(UnderAnotherMode), noise(1, 3, 6, 6)
+    net = attribkit.rewrite(model, "guided")
+    assert torch.equal(net(x), model.eval()(x))
+    assert [(s.name, s.how, s.calls) for s in net.sites] == [("act", "module", 1), ("#relu", "function", 1)]
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_linear_modules_stay_what_they_are(rank: int) -> None:
+    """A convolution and a batch norm keep their kind, go on reading shared weights and can be pickled."""
+    conv, norm = getattr(nn, f"Conv{rank}d"), getattr(nn, f"BatchNorm{rank}d")
+    model = seeded(
+        lambda: nn.Sequential(conv(2, 3, 3, stride=2), norm(3), nn.ReLU(), conv(3, 2, 1, padding_mode="reflect"))
+    )
+    net, x = attribkit.rewrite(model, "backprop"), noise(2, 2, *[8] * rank)
+    assert isinstance(net.model[0], conv)
+    assert isinstance(net.model[1], norm)
+    for weight in model.parameters():
+        weight.data += 0.1
+    plain, ours = x.clone().requires_grad_(), x.clone().requires_grad_()
+    model.eval()(plain).square().sum().backward()
+    net(ours).square().sum().backward()
+    assert ours.grad is not None
+    assert plain.grad is not None
+    assert torch.allclose(ours.grad, plain.grad)
+    again = pickle.loads(pickle.dumps(net))
+    assert torch.equal(again(x), net(x))
+    with pytest.raises(ValueError, match="expected"):
+        net.model[1](x[0, 0, 0])
