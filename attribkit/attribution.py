@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _FORMAT = "attribkit.attribution/1"
 _WRITTEN = ".png, .npz, .safetensors or .json"
 _UNITS_SHOWN = 3
+_FOLLOWED = ("rectifier", "smooth")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,12 +71,25 @@ class Attribution:
         return ", ".join(told) + (f" and {rest} more" if rest else "")
 
     def _sites_told(self) -> str:
-        left = Counter(site.op for site in self.sites if not site.swapped)
-        told = f"{len(self.sites) - left.total()} of {len(self.sites)} sites swapped"
+        met = [site for site in self.sites if site.calls]
+        left = Counter(site.op for site in met if not site.swapped)
+        told = f"{len(met) - left.total()} of {len(met)} sites swapped"
         if left:
             kinds = ", ".join(f"{count} {op}" for op, count in left.most_common())
             told += f", left alone: {kinds}"
-        return told
+        if len(met) < len(self.sites):
+            told += f", not reached: {len(self.sites) - len(met)}"
+        return "; ".join(filter(None, [told, self.note]))
+
+    @property
+    def note(self) -> str | None:
+        """What a reader has to know: that the rule met nothing to act on, below the layer that was explained."""
+        met = [site for site in self.sites if site.calls]
+        if self.method == "backprop" or any(site.swapped and site.kind in _FOLLOWED for site in met):
+            return None
+        # The deconvnet passes by norms, and so is no plain gradient even then.
+        same = "" if any(site.kind == "norm" for site in met) else ": the same as backprop"
+        return f"no rectifier that the rule follows lies below{same}"
 
     def save(self, path: str | os.PathLike[str], *, view: str = "signed") -> None:
         """Write the file at `path`, whole or not at all, in the format that its ending names.
@@ -83,7 +97,7 @@ class Attribution:
         - `.png`: the map as a picture, or a grid of all of them; `view` is `"signed"`, `"absolute"` or
           `"positive"` (see `attribkit.render.picture`) and means nothing to the other formats.
         - `.npz`, `.safetensors`: the values with the manifest, to be loaded again.
-        - `.json`: the manifest (method, model, units, sites, settings, versions) and the smallest, largest
+        - `.json`: the manifest (method, model, units, sites, note, settings, versions) and the smallest, largest
           and mean value of each map.
 
         The folder is made if it is missing. The same content gives the same bytes.
@@ -117,6 +131,7 @@ class Attribution:
             "dtype": str(self.values.dtype).removeprefix("torch."),
             "units": [_plain(asdict(unit), "unit") for unit in self.units],
             "sites": [_plain(asdict(site), "site") for site in self.sites],
+            "note": self.note,
             "maps": [_plain(_summary(values), "map") for values in _array(self.values)],
             "versions": {
                 # Asked for by name and late: attribkit/__init__.py may be importing this very module.

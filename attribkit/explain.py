@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
@@ -56,8 +57,7 @@ def explain(  # type: ignore[misc]  # the options, which both forms share, are w
     """
     methods = [method] if isinstance(method, (str, Rule)) or callable(method) else method
     chosen = [rules.resolve(m) for m in methods]
-    if not chosen or len({rule.name for rule in chosen}) < len(chosen):
-        raise ValueError("give at least one method, and each its own name")
+    _check_names([rule.name for rule in chosen])
     _check(model, images, layer, channel, target)
     channels = targets.as_channels(target if layer is None else channel, len(images), per_image=layer is None)
     # Recorded switches point into whole planes; the others may carry to a unit what lies beside it.
@@ -174,12 +174,23 @@ def _the_tensor(output: Any) -> Tensor:
     return output
 
 
+def _check_names(names: Sequence[str]) -> None:
+    if not names:
+        raise ValueError("method is an empty list; give at least one")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        remedy = "each needs its own, as in attribkit.Rule('mine', function=lambda signal, gate: ...)"
+        raise ValueError(f"{names.count(twice[0])} methods are called {twice[0]!r}; {remedy}")
+
+
 def _check(model: nn.Module, images: Tensor, layer: str | None, channel: Any, target: Any) -> None:
     if not isinstance(images, Tensor) or not images.is_floating_point():
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(f"images are a float tensor of N x C x H x W, not {kind}; preprocess them first")
     if images.dim() == 3 and any(isinstance(m, nn.Conv2d) for m in model.modules()):
         raise ValueError("images have no batch dimension; write images[None] for one image")
+    if images.numel() == 0:
+        raise ValueError(f"there is nothing to explain in images of shape {tuple(images.shape)}")
     if layer is not None:
         targets.check_layer(unwrapped(model), layer)
     if layer is not None and target is not None:

@@ -137,7 +137,7 @@ def routes(pool: Pool, plane: Sequence[int], like: Tensor, scheme: str) -> list[
         inside = (cells >= 0) & (cells < size)
         count, position = inside.sum(-1, keepdim=True), inside.cumsum(-1) - 1
         if scheme == "uniform":
-            share = inside.to(like.dtype) / count
+            share = inside.to(like.dtype) / count.clamp(min=1)  # a dilated window may lie in the padding alone
         else:
             chosen = (count - 1) // 2 if scheme == "center" else 0
             share = inside & (position == chosen)

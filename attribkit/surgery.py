@@ -23,6 +23,8 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from attribkit.rewriting import Rewritten, unwrapped
+
 _CONVS: dict[type[nn.Module], type[nn.Module]] = {
     nn.Conv1d: nn.MaxPool1d,
     nn.Conv2d: nn.MaxPool2d,
@@ -72,7 +74,7 @@ def strides_to_pools(model: nn.Module, layers: Iterable[str] | None = None) -> n
     convolution class with a `forward` of its own is tried out on small inputs and refused with a `ValueError`
     when it does not do as said above. Strides inside someone's `F.conv2d` call cannot be changed.
     """
-    model = _unwrapped(model)
+    model = _changeable(model)
     chosen = _chosen(model, [layers] if isinstance(layers, str) else layers)
     aside = _held_aside(model)
     for name, conv in chosen.items():
@@ -182,7 +184,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     process for a moment: fold before other threads start to run models. Parts that cannot be traced are left
     as they are. A `BatchNorm1d` after a linear layer is taken to see N x features, as nearly all do.
     """
-    folded = copy.deepcopy(_unwrapped(model)).eval()
+    folded = copy.deepcopy(_changeable(model)).eval()
     wiring = _wiring(folded)
     left: dict[str, list[str]] = defaultdict(list)
     swaps: dict[nn.Module, nn.Module] = {}
@@ -356,14 +358,14 @@ class _Tracer(torch.fx.Tracer):
 # Shared by both
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside `DataParallel`, DDP and `torch.compile`."""
+def _changeable(model: nn.Module) -> nn.Module:
+    """The model inside its wrappers, unless its structure is fixed."""
+    if isinstance(model, Rewritten):
+        raise TypeError("this net is rewritten already: change the model's structure first, then rewrite it")
+    model = unwrapped(model)
     if isinstance(model, torch.jit.ScriptModule):
         raise TypeError("a ScriptModule's structure is compiled and cannot be changed: pass the Python model")
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        return _unwrapped(model.module)
-    inner = model._modules.get("_orig_mod")
-    return model if inner is None else _unwrapped(inner)
+    return model
 
 
 def _replaced(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> nn.Module:

@@ -614,12 +614,51 @@ def test_two_booleans_are_a_rule() -> None:
 
 
 @pytest.mark.parametrize(
-    "methods", [[], ["guided", "guided"], [absolute, attribkit.Rule("absolute")]], ids=["none", "same", "alike"]
+    "methods",
+    [
+        ["guided", "guided"],
+        [absolute, attribkit.Rule("absolute")],
+        [lambda signal, gate: signal, lambda signal, gate: gate],
+    ],
+    ids=["same", "alike", "lambdas"],
 )
 def test_methods_need_names_of_their_own(methods: list[Any]) -> None:
-    """No method at all, or two of one name, cannot be told apart in the result."""
-    with pytest.raises(ValueError, match="at least one method, and each its own name"):
+    """Two methods of one name cannot be told apart in the result; the error says how to give them names."""
+    with pytest.raises(ValueError, match=r"2 methods are called '(guided|absolute|<lambda>)'.*attribkit\.Rule\("):
         attribkit.explain(plain_stack(), pictures(1, 3, 9, 9), methods)
+
+
+def test_lambdas_with_names() -> None:
+    """What that error proposes works."""
+    methods = [attribkit.Rule(name, function=lambda signal, gate: signal * gate) for name in ("one", "two")]
+    assert list(attribkit.explain(plain_stack(), pictures(1, 3, 9, 9), methods)) == ["one", "two"]
+
+
+def test_no_method_and_no_images() -> None:
+    """An empty list of methods, or a batch of no images, is told in one line."""
+    with pytest.raises(ValueError, match="at least one"):
+        attribkit.explain(plain_stack(), pictures(1, 3, 9, 9), [])
+    with pytest.raises(ValueError, match=r"nothing to explain in images of shape \(0, 3, 9, 9\)$"):
+        attribkit.explain(plain_stack(), pictures(0, 3, 9, 9))
+
+
+def test_a_layer_with_no_rectifier_below_says_so() -> None:
+    """A guided map of the first convolution is a plain gradient, and is not passed off as more."""
+    first = attribkit.explain(plain_stack(), pictures(1, 3, 9, 9), layer="0")
+    assert first.note == "no rectifier that the rule follows lies below: the same as backprop"
+    assert first.manifest()["note"] == first.note
+    assert f"0 of 0 sites swapped, not reached: {len(first.sites)}; {first.note})" in repr(first)
+    plain = attribkit.explain(plain_stack(), pictures(1, 3, 9, 9), "backprop", layer="0")
+    assert plain.note is None
+    assert torch.equal(plain.values, first.values)
+    assert attribkit.explain(plain_stack(), pictures(1, 3, 9, 9)).note is None
+
+
+@pytest.mark.parametrize("act", [attribkit.explain, attribkit.rewrite])
+def test_there_is_no_activations_everything(act: Callable[..., Any]) -> None:
+    """Gates of squeeze-excite are swapped for probing only; nobody can ask for it."""
+    with pytest.raises(ValueError, match="activations is one of 'rectifiers', 'all', not 'everything'"):
+        act(*[plain_stack(), pictures(1, 3, 9, 9)][: 2 if act is attribkit.explain else 1], activations="everything")
 
 
 def test_an_unknown_method() -> None:

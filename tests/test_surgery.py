@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from timm.layers import BatchNormAct2d, Conv2dSame, FrozenBatchNormAct2d, ScaledStdConv2dSame, StdConv2d
 from torch import nn
 
+from attribkit import rewrite
 from attribkit.surgery import PooledConv, fold_batch_norm, strides_to_pools
 
 
@@ -499,3 +500,9 @@ def test_tensors_made_while_tracing_leave_no_trace():
             return self.norm(self.conv(x)) + torch.ones(3, 1, 1)
 
     assert sorted(vars(fold_batch_norm(Shifting()))) == sorted(vars(Shifting()))
+
+
+@pytest.mark.parametrize("change", [strides_to_pools, fold_batch_norm])
+def test_a_rewritten_net_is_not_taken_apart(change):
+    with pytest.raises(TypeError, match="then rewrite it"):
+        change(rewrite(nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.BatchNorm2d(4), nn.ReLU())))

@@ -667,3 +667,13 @@ def test_switches_that_point_outside_the_plane_are_refused(wrong: int) -> None:
     indices[0, 1, 2, 3] = wrong
     with pytest.raises(SwitchMismatch, match="'pool'"):
         down(attribkit.rewrite(model, "backprop", switches=Switches({"pool": indices}, {"pool": (8, 8)})), x)
+
+
+@pytest.mark.parametrize("scheme", ["uniform", "center", "corner"])
+def test_a_window_that_lies_in_the_padding_alone(scheme: str) -> None:
+    """A dilated window may have no cell inside: it sends its signal nowhere."""
+    net = attribkit.rewrite(nn.MaxPool2d(2, stride=1, padding=1, dilation=3), "backprop", switches=scheme)
+    x = noise(1, 1, 2, 2).requires_grad_()
+    net(x).sum().backward()
+    assert x.grad is not None
+    assert not x.grad.any()
