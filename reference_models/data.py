@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import pickle
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,9 +86,9 @@ def _packed(path: Path) -> Data:
     if not path.is_file():
         raise DataError(f"{path} does not exist")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             held = {name: archive[name] for name in ("jpeg", "offsets", "labels", "is_train", "classes")}
-    except (KeyError, ValueError, OSError, EOFError) as error:
+    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is not a packed file of images, or is cut short: {error}") from error
     images = _decoded(held["jpeg"], held["offsets"], path)
     labels = torch.from_numpy(held["labels"].astype(np.int64))

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-import attribkit
+from attribkit import __version__
 from attribkit.files import write_whole
 
 # What makes two runs different ones; the rest of run.json is told, not compared.
@@ -87,7 +87,7 @@ def surroundings() -> dict[str, Any]:
     """What else a figure may depend on."""
     return {
         "versions": {
-            "attribkit": attribkit.__version__,
+            "attribkit": __version__,
             "torch": str(torch.__version__),
             "python": platform.python_version(),
         },

@@ -16,12 +16,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.optim import SGD, Optimizer
 
 from attribkit.reference_models import run
 from attribkit.reference_models.architectures import architecture, build
 from attribkit.reference_models.batches import Loader
 from attribkit.reference_models.data import Data
+from attribkit.reference_models.muon import Muon
 from attribkit.reference_models.normalisation import Normalisation, fit
 from attribkit.reference_models.recipes import Recipe
 from attribkit.reference_models.trained import Trained, save
@@ -80,7 +81,7 @@ class State:
     """How far a run is."""
 
     net: nn.Module
-    optimiser: SGD
+    optimiser: Optimizer
     epoch: int = 0
     attempt: int = 0
     metrics: list[Metrics] = field(default_factory=list)
@@ -123,15 +124,23 @@ def _fresh(job: Job, attempt: int = 0) -> State:
         torch.manual_seed(_seed(job, attempt, epoch=0))
         net = build(job.model, len(job.data.classes), training=job.recipe.training)
     net = net.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    decayed: list[Any] = [parameter for parameter in net.parameters() if parameter.ndim > 1]
-    others: list[Any] = [parameter for parameter in net.parameters() if parameter.ndim == 1]
-    optimiser = SGD(
-        [{"params": decayed, "weight_decay": job.recipe.weight_decay}, {"params": others}],
-        lr=job.recipe.rate,
-        momentum=job.recipe.momentum,
-        nesterov=job.recipe.nesterov,
-    )
-    return State(net, optimiser, attempt=attempt)
+    return State(net, _optimiser(net, job.recipe), attempt=attempt)
+
+
+def _optimiser(net: nn.Module, recipe: Recipe) -> Optimizer:
+    """Weights in the first group, and biases, scales and shifts in the second."""
+    weights = [parameter for parameter in net.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in net.parameters() if parameter.ndim == 1]
+    other_rate = recipe.rate if recipe.other_rate is None else recipe.other_rate
+    groups: list[dict[str, Any]] = [
+        {"params": weights, "lr": recipe.rate, "full_rate": recipe.rate, "momentum": recipe.momentum},
+        {"params": others, "lr": other_rate, "full_rate": other_rate, "momentum": recipe.momentum},
+    ]
+    if recipe.optimiser == "muon":
+        groups[0]["orthogonal"] = True
+        return Muon(groups)
+    groups[0]["weight_decay"] = recipe.weight_decay
+    return SGD(groups, nesterov=recipe.nesterov, momentum=recipe.momentum)
 
 
 def _resumed(job: Job, folder: Path) -> State | None:
@@ -155,8 +164,9 @@ def _trained_epoch(job: Job, state: State, loader: Loader, on_step: OnStep) -> M
     with torch.random.fork_rng():
         torch.manual_seed(seed + workers.rank)  # dropout
         for step, (images, labels) in enumerate(loader.epoch(recipe.batch, generator)):
+            slowed = recipe.slowed((state.epoch + (step + 0.5) / steps) / recipe.epochs)
             for group in state.optimiser.param_groups:
-                group["lr"] = recipe.rate_at((state.epoch + (step + 1) / steps) / recipe.epochs)
+                group["lr"] = group["full_rate"] * slowed
             loss = _loss(net, workers.share(images), workers.share(labels), recipe)
             state.optimiser.zero_grad()
             loss.backward()
@@ -198,9 +208,9 @@ def error(net: nn.Module, loader: Loader, recipe: Recipe) -> float:
 
 
 def _is_dead(figures: Metrics, classes: int) -> bool:
-    """Not a number; or, after three epochs, no better than naming all classes with one probability."""
+    """Not a number; or, after three epochs, still what logits that are all zero give."""
     loss = figures["loss"]
-    return not math.isfinite(loss) or (figures["epoch"] >= _DEAD_AFTER and loss > math.log(classes) - 0.01)
+    return not math.isfinite(loss) or (figures["epoch"] >= _DEAD_AFTER and abs(loss - math.log(classes)) < 1e-3)
 
 
 def _reseeded(job: Job, state: State) -> State:
