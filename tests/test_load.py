@@ -138,9 +138,13 @@ def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise socket.gaierror(-2, "Name or service not known")
 
+    def ask(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("the hub's client was asked, which tries for most of a minute")
+
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("timm.models._hub.hf_hub_download", ask)
     monkeypatch.setattr(urllib.request, "getproxies", dict)
     monkeypatch.setattr("attribkit.adapters.timm.getproxies", dict)
 
@@ -219,6 +223,13 @@ def test_another_size_of_input(name: str, size: Any, shape: tuple[int, int]) -> 
     assert loaded.model(x[None]).shape == (1, 1000)
 
 
+def test_another_size_keeps_the_margin_around_the_crop() -> None:
+    """Half the size shows the same part of the picture."""
+    preset = models.ResNet18_Weights.DEFAULT.transforms(crop_size=112, resize_size=128)
+    found = attribkit.load("torchvision:resnet18", "none").preprocess(PICTURE, size=112)
+    assert torch.equal(found, preset(Image.fromarray(PICTURE)))
+
+
 def test_labels_are_in_the_order_of_the_logits() -> None:
     """Both libraries' words for two classes, a thousand in all."""
     for name in ("torchvision:squeezenet1_1", "timm:test_resnet"):
@@ -277,7 +288,11 @@ def test_video_takes_frames_or_one_picture_that_stands_still() -> None:
     assert clip.shape == (3, 3, 112, 112)
     assert torch.equal(loaded.preprocess(np.stack([PICTURE] * 3)), clip)
     assert torch.equal(loaded.preprocess(PICTURE)[:, 5], clip[:, 0])
-    assert loaded.unpreprocess(clip).shape == (3, 112, 112, 3)
+    colours = np.full((2, 50, 60, 3), [250, 120, 0], np.uint8)
+    colours[1] //= 2
+    assert np.array_equal(
+        loaded.unpreprocess(loaded.preprocess(colours)), colours[:, :1, :1].repeat(112, 1).repeat(112, 2)
+    )
     assert len(loaded.labels) == 400
 
 
@@ -327,6 +342,25 @@ def test_layers_tell_kind_shape_stride_and_receptive_field() -> None:
 def test_strides_are_exact_where_the_map_does_not_divide_the_image() -> None:
     """299 pixels become 8 units in inception_v3, 32 pixels apart."""
     assert attribkit.load("torchvision:inception_v3", "none").layers["Mixed_7c"].stride == (32, 32)
+
+
+class Twice(nn.Module):
+    """Calls one convolution two times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3)
+        self.unused = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(self.conv(x)).relu()
+
+
+def test_a_layer_is_what_its_first_call_gives() -> None:
+    """As `explain` takes it; what is never called is not listed."""
+    layers = attribkit.LoadedModel("twice", Twice(), Plain()).layers
+    assert list(layers) == ["conv"]
+    assert layers["conv"].shape == (3, 222, 222)
 
 
 def test_an_unknown_layer_suggests_the_nearest() -> None:
@@ -458,7 +492,8 @@ def test_the_documented_source_works_through_its_entry_point() -> None:
     """By prefix, as a bare name, in the list, in the suggestions, and up to an explanation."""
     loaded = attribkit.load("tiny:three_layers", "none")
     assert attribkit.load("three_layers", "none").name == "tiny:three_layers"
-    assert "tiny:three_layers" in attribkit.list_models("three*")
+    assert attribkit.list_models("three*") == ["tiny:three_layers"]
+    assert attribkit.load("squeezenet1_1", "none").name == "torchvision:squeezenet1_1"
     with pytest.raises(UnknownModel, match="tiny:three_layers"):
         attribkit.load("three_layer", "none")
     x = loaded.preprocess(PICTURE)[None]
