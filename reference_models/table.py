@@ -1,0 +1,91 @@
+"""The table of the reference models: the paper's errors beside ours, from the weights that come along.
+
+python -m attribkit.reference_models.table docs/reference-models.md
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from attribkit.files import write_whole
+from attribkit.reference_models import trained
+from attribkit.reference_models.architectures import BASES, VARIANTS
+
+# Springenberg et al. 2014, tables 1 to 4: percent wrong on CIFAR-10 without augmentation, in VARIANTS' order.
+PAPER = {"a": (12.47, 13.46, 10.21, 10.30), "b": (10.20, 10.98, 9.33, 9.10), "c": (9.74, 10.19, 9.31, 9.08)}
+
+# What others who trained these networks without augmentation report.
+REPRODUCED = {"all_cnn_c": "9.1 to 10.5"}
+
+_HEAD = """# Reference models
+
+The networks of "Striving for Simplicity", trained by `attribkit train`. Errors are percent of the 10,000 test images
+named wrongly. The paper's are for CIFAR-10 without augmentation. "CIFAR-10 (JPEG)" is CIFAR-10 with every image
+compressed as a JPEG of quality 75, which makes it a little harder; the quick recipe augments with flips and shifts.
+
+This page is written by `make reference-table` from what the files of weights say of themselves;
+[the model card](../reference_models/MODELCARD.md) names the commands that made them.
+
+"""
+
+_COLUMNS = ("model", "paper", "reproductions", "ours", "data", "recipe", "epochs", "seed", "minutes", "on")
+
+
+def table() -> str:
+    rows = [_COLUMNS, tuple("---" for _ in _COLUMNS), *_rows()]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return _HEAD + "\n".join(lines) + "\n\n" + _order() + "\n"
+
+
+def _rows() -> Iterator[tuple[str, ...]]:
+    for base in BASES:
+        for variant, printed in zip(VARIANTS, PAPER[base], strict=True):
+            name = f"{variant}_{base}"
+            yield (f"`{name}`", f"{printed:.2f}", REPRODUCED.get(name, ""), *_ours(name))
+
+
+def _ours(name: str) -> tuple[str, ...]:
+    path = trained.bundled(name)
+    if path is None:
+        return ("not trained yet", *[""] * 6)
+    facts = trained.facts(path)
+    recipe = facts["recipe"]
+    return (
+        f"{facts['error']:.2f}",
+        facts["data"]["source"],
+        recipe["name"],
+        str(facts["epochs"]),
+        str(facts["seed"]),
+        f"{facts['minutes']:.0f}",
+        _machine(facts),
+    )
+
+
+def _machine(facts: dict[str, Any]) -> str:
+    threads = facts["threads"]
+    return f"CPU, {threads} thread{'s' * (threads > 1)}" if facts["device"] == "cpu" else str(facts["device"])
+
+
+def _order() -> str:
+    """Whether ours come in the paper's order, said either way."""
+    told = []
+    for base in BASES:
+        paths = {variant: trained.bundled(f"{variant}_{base}") for variant in VARIANTS}
+        errors = {variant: trained.facts(path)["error"] for variant, path in paths.items() if path is not None}
+        if len(errors) < len(VARIANTS):
+            continue
+        printed = dict(zip(VARIANTS, PAPER[base], strict=True))
+        ours, theirs = (sorted(each, key=each.__getitem__) for each in (errors, printed))
+        same = "the order that the paper finds" if ours == theirs else f"the paper finds {_listed(theirs, base)}"
+        told.append(f"From best to worst, base {base.upper()}: {_listed(ours, base)}; {same}.")
+    return "\n".join(told) or "No base has all four of its networks trained yet."
+
+
+def _listed(variants: list[str], base: str) -> str:
+    return ", ".join(f"`{variant}_{base}`" for variant in variants)
+
+
+if __name__ == "__main__":
+    write_whole(sys.argv[1], table().encode())
