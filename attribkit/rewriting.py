@@ -220,7 +220,9 @@ class Rewritten(nn.Module):
     def check_early(self) -> None:
         """Raise `NothingToRewrite` where the code alone shows that no forward pass will meet a rectifier."""
         model = self.model
-        if isinstance(model, nn.Module) and not mentions(model, activations.names_in_code(self.plan.kinds)):
+        if self.rule.is_gradient or not isinstance(model, nn.Module):
+            return
+        if not mentions(model, activations.names_in_code(self.plan.kinds)):
             self._require_something_to_swap(mentions(model, activations.names_in_code({"rectifier", "smooth"})))
 
     def _require_something_to_swap(self, mentioned: Collection[str] = ()) -> None:
