@@ -1,0 +1,1 @@
+"""Results as a reader sees them: a panel to look at, a page to explore."""
