@@ -61,7 +61,7 @@ class Attribution:
         maps += "x".join(map(str, self.values.shape[1:]))
         if self.values.device.type != "cpu":
             maps += f" on {self.values.device}"
-        parts = [maps, *filter(None, [self._units_told()]), self._sites_told()]
+        parts = [maps, *filter(None, [self._units_told()]), self.sites_told]
         return f"Attribution({self.method}, {self.model}: {'; '.join(parts)})"
 
     def _units_told(self) -> str:
@@ -70,7 +70,9 @@ class Attribution:
         rest = len(self.units) - len(told)
         return ", ".join(told) + (f" and {rest} more" if rest else "")
 
-    def _sites_told(self) -> str:
+    @property
+    def sites_told(self) -> str:
+        """What the rule was put into, and what it was not, in words."""
         met = [site for site in self.sites if site.calls]
         left = Counter(site.op for site in met if not site.swapped)
         told = f"{len(met) - left.total()} of {len(met)} sites swapped"

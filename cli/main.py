@@ -7,7 +7,7 @@ import sys
 
 import click
 
-COMMANDS = ("train",)
+COMMANDS = ("explain", "models", "layers", "switches", "check", "train")
 
 
 class Commands(click.Group):

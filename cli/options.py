@@ -2,8 +2,54 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 import click
 
+if TYPE_CHECKING:
+    import torch
+
+    from attribkit.adapters.loading import LoadedModel
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _model_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    from attribkit import list_models
+
+    full = list_models(f"{incomplete}*")
+    return full if ":" in incomplete else sorted({name.partition(":")[2] for name in full})
+
+
+def layer_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """For shell completion: the layers of the model that the line names so far, the last of a list."""
+    from attribkit import load
+
+    model = ctx.params.get("model")
+    if model is None:
+        return []
+    done, comma, begun = incomplete.rpartition(",")
+    names = [name for name, _ in load(model, "none").model.named_modules() if name.startswith(begun) and name]
+    return [f"{done}{comma}{name}" for name in names]
+
+
+_TELL_MODEL = "A name (attribkit models lists them), package.module:function or ./file.py:function."
+
+model = click.option(
+    "--model", "-m", envvar="ATTRIBKIT_MODEL", required=True, shell_complete=_model_names, help=_TELL_MODEL
+)
+model_argument = click.argument("model", envvar="ATTRIBKIT_MODEL", shell_complete=_model_names)
+weights = click.option(
+    "--weights",
+    "-w",
+    envvar="ATTRIBKIT_WEIGHTS",
+    default="default",
+    show_default=True,
+    metavar="default|none|FILE",
+    help="The library's own, random ones, or those of a file.",
+)
 device = click.option(
     "--device",
     envvar="ATTRIBKIT_DEVICE",
@@ -11,8 +57,52 @@ device = click.option(
     metavar="DEVICE",
     help="cpu, cuda, cuda:1, ...  [default: a GPU if there is one]",
 )
+size = click.option(
+    "--size", type=click.IntRange(min=1), help="The side of the square the network sees.  [default: the model's]"
+)
 as_json = click.option(
     "--json", "as_json", is_flag=True, help="One JSON document on standard output, and nothing else there."
 )
-quiet = click.option("--quiet", "-q", is_flag=True, help="No progress.")
+quiet = click.option("--quiet", "-q", is_flag=True, envvar="ATTRIBKIT_QUIET", help="No progress.")
 debug = click.option("--debug", is_flag=True, help="Show where an error comes from.", expose_value=False)
+
+
+def loaded(name: str, weights: str, device: str | None) -> LoadedModel:
+    """The model, on its device."""
+    from attribkit import load
+
+    found = load(name, weights)
+    found.model.to(torch_device(device))
+    return found
+
+
+def torch_device(name: str | None) -> torch.device:
+    """The device of that name; without one a GPU, which under torchrun is each process' own."""
+    import torch
+
+    if name is None:
+        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise click.UsageError(f"--device {name!r} is none that torch knows: cpu, cuda, cuda:1") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise click.UsageError("--device cuda: torch sees no GPU here")
+    return device
+
+
+def numbers(text: str, option: str) -> list[int]:
+    """Whole numbers with commas between."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise click.UsageError(f"{option} takes whole numbers with commas between, not {text!r}") from None
+
+
+def words(text: str, option: str, known: tuple[str, ...]) -> list[str]:
+    """Words with commas between, each of which is known, each once."""
+    given = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    for word in given:
+        if word not in known:
+            raise click.UsageError(f"{option} takes {', '.join(known)}, not {word!r}")
+    return given

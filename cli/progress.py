@@ -4,14 +4,38 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from attribkit.reference_models.training import Job
+
+
+T = TypeVar("T")
+
+_SHOWN_AFTER = 2  # seconds
+
+
+def tracked(items: Sequence[T], name: str, quiet: bool) -> Iterator[T]:
+    """The items, with a bar on a terminal once they take long."""
+    console = Console(stderr=True)
+    hidden = quiet or not console.is_terminal
+    start = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=console, transient=True, disable=hidden)
+    task = bar.add_task(name, total=len(items))
+    try:
+        for item in items:
+            yield item
+            bar.advance(task)
+            if not hidden and time.monotonic() - start > _SHOWN_AFTER:
+                bar.start()
+    finally:
+        bar.stop()
 
 
 class TrainingProgress:

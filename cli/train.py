@@ -14,8 +14,6 @@ import click
 from attribkit.cli import options
 
 if TYPE_CHECKING:
-    import torch
-
     from attribkit.reference_models.data import Data
     from attribkit.reference_models.recipes import Recipe
     from attribkit.reference_models.training import Job
@@ -69,7 +67,7 @@ def command(
         return
     if not models or data is None:
         raise click.UsageError("give at least one MODEL and --data PATH, or --report RUN")
-    chosen = [(model, seed) for model in models for seed in _numbers(seeds, "--seed")]
+    chosen = [(model, seed) for model in models for seed in options.numbers(seeds, "--seed")]
     folders = {(model, seed): _folder(out, model, recipe, seed, several=len(chosen) > 1) for model, seed in chosen}
     if side_by_side > 1 and len(chosen) > 1:
         shared = {"--data": data, "--recipe": recipe, "--epochs": epochs, "--keep-epochs": keep, "--device": device}
@@ -79,13 +77,6 @@ def command(
         _one_after_the_other(folders, data, download, _recipe(recipe, epochs), keep, device, quiet or as_json)
     if as_json:
         click.echo(json.dumps([_facts(model, folder) for (model, _), folder in folders.items()], indent=2))
-
-
-def _numbers(text: str, option: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        raise click.UsageError(f"{option} takes whole numbers with commas between, not {text!r}") from None
 
 
 def _folder(out: Path | None, model: str, recipe: str, seed: int, *, several: bool) -> Path:
@@ -112,22 +103,6 @@ def _facts(model: str, folder: Path) -> dict[str, Any]:
     return {"file": str(path), **trained.facts(path)}
 
 
-def _device(name: str | None) -> torch.device:
-    import os
-
-    import torch
-
-    if name is None:
-        name = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise click.UsageError(f"--device {name!r} is none that torch knows: cpu, cuda, cuda:1") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise click.UsageError("--device cuda: torch sees no GPU here")
-    return device
-
-
 def _one_after_the_other(
     folders: dict[tuple[str, int], Path],
     path: Path,
@@ -144,9 +119,9 @@ def _one_after_the_other(
 
     for model, _ in folders:
         architecture(model)  # an unknown name is told before the data is read
-    kept = frozenset(_numbers(keep, "--keep-epochs"))
+    kept = frozenset(options.numbers(keep, "--keep-epochs"))
     data: Data = read(path, download=download)
-    device = _device(device_name)
+    device = options.torch_device(device_name)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped in the same way as by Ctrl-C
     with joined(device) as workers:
         for (model, seed), folder in folders.items():

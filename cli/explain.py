@@ -1,0 +1,177 @@
+"""`attribkit explain`: which pixels made this unit fire?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attribkit.cli import options, results
+from attribkit.cli.pictures import sources
+
+if TYPE_CHECKING:
+    from attribkit import Switches
+    from attribkit.adapters.loading import LoadedModel
+    from attribkit.cli.answers import Question
+
+METHODS = ("guided", "deconvnet", "backprop")
+CONVENTIONS = ("own", "uniform", "center", "corner")
+VIEWS = ("signed", "positive", "absolute", "classic")
+
+
+@click.command("explain")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@options.model
+@options.weights
+@click.option(
+    "--layer", "-l", "layers", default="", shell_complete=options.layer_names, help="One or several: conv3,conv9."
+)
+@click.option("--channel", "-c", "channels", default="", metavar="N", help="One or several.  [default: the strongest]")
+@click.option("--at", default="max", show_default=True, metavar="Y,X|max|all", help="Where in the layer's map.")
+@click.option("--class", "target", metavar="NAME|N", help="Instead of a layer.  [default: the predicted one]")
+@click.option("--method", default=",".join(METHODS), show_default=True, help="One or several.")
+@click.option(
+    "--switches", default="own", show_default=True, metavar="|".join((*CONVENTIONS, "FILE")), help="Of max-pools."
+)
+@click.option(
+    "--activations",
+    type=click.Choice(["rectifiers", "all"]),
+    default="rectifiers",
+    show_default=True,
+    help="all: smooth ones follow the rule, too.",
+)
+@click.option("--view", type=click.Choice(VIEWS), default="signed", show_default=True, help="Of maps in a png.")
+@options.size
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path),
+    envvar="ATTRIBKIT_OUT",
+    default=Path("attribkit-out"),
+    show_default=True,
+    help="A folder, or the name of the one file.",
+)
+@click.option("--format", "-f", "formats", default="", help=f"Of {', '.join(results.FORMATS)}.  [default: png]")
+@options.device
+@options.as_json
+@options.quiet
+@options.debug
+def command(
+    images: tuple[str, ...],
+    model: str,
+    weights: str,
+    device: str | None,
+    out: Path,
+    formats: str,
+    view: str,
+    as_json: bool,
+    quiet: bool,
+    **asked: Any,
+) -> None:
+    """Show which pixels made a unit of a network fire.
+
+    IMAGE is a file, a folder, a pattern, or - for standard input.
+
+    \b
+    attribkit explain cat.jpg --model all_cnn_c --layer conv9
+    attribkit explain photos/ --model torchvision:resnet18 --class tabby --format png,html
+    """
+    if asked["layers"] and asked["target"] is not None:
+        raise click.UsageError("--class asks for an output of the network, --layer for a unit inside: give one of them")
+    if asked["channels"] and not asked["layers"]:
+        raise click.UsageError("--channel belongs to --layer; --class N asks for an output of the network")
+    wanted = results.formats(options.words(formats, "--format", results.FORMATS), out)
+    pictures = sources(images)
+    loaded = options.loaded(model, weights, device)
+    question = _question(loaded, **asked)
+    files = results.Files(out, wanted, view, _facts(loaded))
+    files.check(len(pictures) * len(question.layers), len(question.methods))
+    _explain(pictures, loaded, question, files, as_json, quiet)
+
+
+def _question(
+    loaded: LoadedModel,
+    layers: str,
+    channels: str,
+    at: str,
+    target: str | None,
+    method: str,
+    switches: str,
+    activations: Any,
+    size: int | None,
+) -> Question:
+    from attribkit.cli.answers import Question, class_number
+    from attribkit.targets import check_layer
+
+    chosen: list[str | None] = [part.strip() for part in layers.split(",") if part.strip()]
+    for layer in chosen:
+        check_layer(loaded.model, str(layer))
+    return Question(
+        methods=options.words(method, "--method", METHODS),
+        layers=chosen or [None],
+        channels=options.numbers(channels, "--channel") or None,
+        at=at if at in ("max", "all") else tuple(options.numbers(at, "--at")),  # type: ignore[arg-type]
+        target=None if target is None else class_number(target, loaded),
+        switches=_switches(switches),
+        activations=activations,
+        size=size,
+    )
+
+
+def _switches(text: str) -> str | Switches:
+    from attribkit import Switches
+
+    return text if text in CONVENTIONS else Switches.load(text)
+
+
+def _facts(loaded: LoadedModel) -> dict[str, str]:
+    """What a page says of how it was made: the same when the same command is given again."""
+    import shlex
+    import sys
+
+    import torch
+
+    from attribkit import __version__
+
+    return {
+        "command": shlex.join(["attribkit", *sys.argv[1:]]),
+        "model": loaded.name,
+        "attribkit": __version__,
+        "torch": str(torch.__version__),
+    }
+
+
+def _explain(
+    pictures: list[Any], loaded: LoadedModel, question: Question, files: results.Files, as_json: bool, quiet: bool
+) -> None:
+    """Every picture; one that cannot be read is named at the end, and the others go on."""
+    from attribkit.adapters.images import ImageError
+    from attribkit.cli.answers import answers
+    from attribkit.cli.progress import tracked
+
+    explained: list[dict[str, Any]] = []
+    failed: list[dict[str, str]] = []
+    done = 0
+    try:
+        for source in tracked(pictures, "explaining", quiet or as_json):
+            try:
+                for answer in answers(source, loaded, question):
+                    written = files.add(answer)
+                    explained.append(results.as_data(answer, written))
+                    if not as_json:
+                        click.echo(results.as_words(answer, written))
+            except ImageError as error:
+                failed.append({"image": source.path, "error": str(error)})
+            done += 1
+    except KeyboardInterrupt:
+        raise click.ClickException(f"stopped: {done} of {len(pictures)} images are complete, in {files.out}") from None
+    pages = files.end()
+    if as_json:
+        document = {"model": loaded.name, "explained": explained, "failed": failed, "pages": list(map(str, pages))}
+        click.echo(results.as_json(document))
+    for path in [] if as_json else pages:
+        click.echo(path)
+    if failed:
+        told = "; ".join(failure["error"] for failure in failed)
+        raise click.ClickException(f"{len(failed)} of {len(pictures)} images failed: {told}" if done > 1 else told)

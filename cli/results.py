@@ -1,0 +1,152 @@
+"""What becomes of answers: files, and what is told of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from attribkit import Unit
+    from attribkit.cli.answers import Answer
+    from attribkit.report.shown import Shown
+
+FORMATS = ("png", "html", "npz", "safetensors", "json")
+
+
+def formats(given: list[str], out: Path) -> list[str]:
+    """What is to be written: what was asked for, or what --out ends in, or a picture."""
+    if not _names_a_file(out):
+        return given or ["png"]
+    ending = _ending(out)
+    if given not in ([], [ending]):
+        raise click.UsageError(f"--out {out} names one {ending} file: give a folder for --format {','.join(given)}")
+    return [ending]
+
+
+def _ending(path: Path) -> str:
+    return path.suffix.lower().removeprefix(".")
+
+
+def _names_a_file(out: Path) -> bool:
+    return _ending(out) in FORMATS and not out.is_dir()
+
+
+@dataclass
+class Files:
+    """Results as files in the folder `out`, or as the one file of that name."""
+
+    out: Path
+    formats: list[str]
+    view: str
+    facts: dict[str, str]
+    waiting: list[Shown] = field(default_factory=list)
+
+    def check(self, answers: int, methods: int) -> None:
+        """Raise where one file was named and several would be written."""
+        files = 1 if self.formats == ["html"] else answers * (1 if self.formats == ["png"] else methods)
+        if _names_a_file(self.out) and files > 1:
+            raise click.UsageError(f"--out {self.out} is one file and {files} are to be written: give a folder")
+
+    def add(self, answer: Answer) -> list[Path]:
+        """Write an answer's own files."""
+        written = [path for ending in self.formats for path in self._written(answer, ending)]
+        if "html" in self.formats:
+            self.waiting += answer.shown()
+        return written
+
+    def end(self) -> list[Path]:
+        """Write the page that shows all answers."""
+        if not self.waiting:
+            return []
+        from attribkit.files import write_whole
+        from attribkit.report.page import page
+
+        path = self._path("explain.html")
+        write_whole(path, page(self.waiting, self.facts))
+        return [path]
+
+    def _path(self, name: str) -> Path:
+        return self.out if _names_a_file(self.out) else self.out / name
+
+    def _written(self, answer: Answer, ending: str) -> Iterator[Path]:
+        if ending == "png":
+            yield self._picture(answer)
+        elif ending != "html":
+            for method, result in answer.results.items():
+                path = self._path(f"{answer.stem}.{method}.{ending}")
+                result.save(path)
+                yield path
+
+    def _picture(self, answer: Answer) -> Path:
+        from attribkit import render
+        from attribkit.report.panel import panel
+
+        path = self._path(f"{answer.stem}.png")
+        render.write_png(path, _stacked([panel(shown, self.view) for shown in answer.shown()]))
+        return path
+
+
+def _stacked(pictures: list[Any]) -> Any:
+    """Pictures below each other on white."""
+    import numpy as np
+
+    width = max(picture.shape[1] for picture in pictures)
+    padding = [((0, 0), (0, width - picture.shape[1]), (0, 0)) for picture in pictures]
+    rows = [np.pad(picture, pad, constant_values=255) for picture, pad in zip(pictures, padding, strict=True)]
+    return np.concatenate(rows)
+
+
+# What is told
+
+
+def as_words(answer: Answer, files: list[Path]) -> str:
+    """An answer for a person: what was explained, what was chosen where nothing was said, and where it is."""
+    lines = [f"{answer.source.name}: {answer.verdict}" if answer.verdict else answer.source.name]
+    lines += [f"  {_unit_in_words(answer, unit)}" for unit in answer.units]
+    told = {method: result.sites_told for method, result in answer.results.items()}
+    if len(set(told.values())) == 1:
+        told = {", ".join(told): next(iter(told.values()))}
+    lines += [f"  {methods}: {sites}" for methods, sites in told.items()]
+    lines.append(f"  {answer.seconds:.1f} s  {' '.join(map(str, files))}".rstrip())
+    return "\n".join(lines)
+
+
+def _unit_in_words(answer: Answer, unit: Unit) -> str:
+    question, strongest = answer.question, ", the strongest"
+    if unit.layer is None:
+        chosen = ", the predicted one" if question.target is None else ""
+        name = f" ({label})" if (label := answer.label(unit)) else ""
+        return f"class {unit.channel}{name}{chosen}: {unit.activation:.4g}"
+    channel = f"channel {unit.channel}{strongest if question.channels is None else ''}"
+    if unit.position is None:
+        return f"{unit.layer}, {channel}, everywhere: activations of {unit.activation:.4g} in all"
+    place = ",".join(map(str, unit.position)) + (strongest if question.at == "max" else "")
+    return f"{unit.layer}, {channel}; at {place}: activation {unit.activation:.4g}{_box_in_words(unit)}"
+
+
+def _box_in_words(unit: Unit) -> str:
+    if unit.box is None or len(unit.box) != 4:
+        return ""
+    top, left, bottom, right = unit.box
+    return f"; sees rows {top} to {bottom - 1} and columns {left} to {right - 1}"
+
+
+def as_data(answer: Answer, files: list[Path]) -> dict[str, Any]:
+    """An answer for a machine; the same for the same command."""
+    return {
+        "image": answer.source.path,
+        "layer": answer.layer,
+        "verdict": answer.verdict,
+        "units": [asdict(unit) | {"label": answer.label(unit)} for unit in answer.units],
+        "sites": {method: [asdict(site) for site in result.sites] for method, result in answer.results.items()},
+        "files": [str(path) for path in files],
+    }
+
+
+def as_json(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False, default=str)
