@@ -16,7 +16,7 @@ from attribkit.files import write_whole
 
 Picture = npt.NDArray[np.uint8]
 
-VIEWS = ("signed", "absolute", "positive")
+VIEWS = ("signed", "absolute", "positive", "classic")
 
 # What counts as full strength: this percentile of the magnitudes *that are not zero*. A few extreme pixels
 # then do not wash out the rest, and a map that is zero outside a small window is scaled by what is inside it.
@@ -27,20 +27,47 @@ FULL_STRENGTH = 99.5
 _WHITE_TO_RED = ((255, 255, 255), (250, 200, 175), (230, 125, 98), (190, 42, 50), (103, 0, 31))
 _WHITE_TO_BLUE = ((255, 255, 255), (190, 215, 235), (110, 165, 208), (40, 100, 172), (5, 38, 97))
 
-_GREY, _INK = 205, (40, 40, 40)
+_GREY, INK = 205, (40, 40, 40)
 _GAP = 4
 _MARGIN, _COLUMN, _LINE = 12, 224, 18
 _FONT_SCALE = 0.45
 
 
-def picture(values: npt.NDArray[Any], view: str = "signed") -> Picture:
+def picture(values: npt.NDArray[Any], view: str = "signed", strength: float | None = None) -> Picture:
     """One map of C x H x W as a picture.
 
     `"signed"`: the sum over the channels, blue below zero, white at zero, red above. `"absolute"`: the
     largest magnitude over the channels, from black (zero) to bright. `"positive"`: what is above zero, as a
-    colour photograph when there are three channels and in grey otherwise. Full strength is the 99.5th
-    percentile of the magnitudes that are not zero; what lies above it is cut off.
+    colour photograph when there are three channels and in grey otherwise. `"classic"`: as the papers show it,
+    shifted and rescaled so that zero is mid-grey, in colour when there are three channels.
+
+    `strength` is the value that gets the strongest colour, and what lies above it is cut off. Maps drawn with the
+    same strength can be compared; without one it is the map's own `full_strength`.
     """
+    values = _checked(values, view)
+    if strength is None:
+        strength = full_strength(values, view)
+    if not strength >= 0:
+        raise ValueError(f"strength={strength} is not a magnitude")
+    shares = np.clip(_reduced(values / (strength or 1.0), view), -1, 1)
+    if view == "signed":
+        return _diverging(shares)
+    if view == "absolute":
+        return _sequential(shares)
+    return _bytes((128 + 127 * shares if view == "classic" else 255 * shares).transpose(1, 2, 0))
+
+
+def full_strength(values: npt.NDArray[Any], view: str = "signed") -> float:
+    """What a map's strongest colour stands for: the 99.5th percentile of what the view shows and is not zero."""
+    values = _checked(values, view)
+    # To [-1, 1] first: neither the sum over channels nor the percentile can then overflow or vanish.
+    peak = float(np.abs(values).max())
+    magnitudes = np.abs(_reduced(values / (peak or 1.0), view))
+    magnitudes = magnitudes[magnitudes != 0]
+    return float(np.percentile(magnitudes, FULL_STRENGTH)) * peak if magnitudes.size else 0.0
+
+
+def _checked(values: npt.NDArray[Any], view: str) -> npt.NDArray[np.float64]:
     if view not in VIEWS:
         raise ValueError(f"view={view!r} is not one of {', '.join(map(repr, VIEWS))}")
     values = np.asarray(values)
@@ -49,23 +76,19 @@ def picture(values: npt.NDArray[Any], view: str = "signed") -> Picture:
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError("a map with NaN or infinite values cannot be made a picture")
-    # To [-1, 1] first: neither the sum over channels nor the percentile can then overflow or vanish.
-    values = values / (np.abs(values).max() or 1.0)
-    if view == "signed":
-        return _diverging(_scaled(values.sum(axis=0)))
+    return values
+
+
+def _reduced(values: npt.NDArray[np.float64], view: str) -> npt.NDArray[np.float64]:
+    """What a view shows of a map: one plane, or three in the views that are colour photographs."""
     if view == "absolute":
-        return _sequential(_scaled(np.abs(values).max(axis=0)))
-    positive = np.clip(values, 0, None)
-    colours = positive if len(positive) == 3 else np.repeat(positive.max(axis=0, keepdims=True), 3, axis=0)
-    return _bytes(_scaled(colours).transpose(1, 2, 0) * 255)
-
-
-def _scaled(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """`values` over their full strength, cut off at -1 and 1; zeros stay zeros."""
-    magnitudes = np.abs(values[values != 0])
-    if not magnitudes.size:
-        return values
-    return np.asarray(np.clip(values / np.percentile(magnitudes, FULL_STRENGTH), -1, 1))
+        return np.asarray(np.abs(values).max(axis=0))
+    if view == "signed":
+        return np.asarray(values.sum(axis=0))
+    shown = np.clip(values, 0, None) if view == "positive" else values
+    if len(shown) == 3:
+        return shown
+    return np.repeat(_reduced(shown, "absolute" if view == "positive" else "signed")[None], 3, axis=0)
 
 
 def _bytes(values: npt.NDArray[np.float64]) -> Picture:
@@ -100,15 +123,15 @@ def panel(images: list[Picture], titles: list[str]) -> Picture:
     if len(images) != len(titles):
         raise ValueError(f"{len(images)} images need as many titles, there are {len(titles)}")
     largest = max(_COLUMN, *(max(image.shape[:2]) for image in images))
-    framed = [_framed(_enlarged(image, largest // max(image.shape[:2]))) for image in images]
+    framed = [framed(enlarged(image, largest // max(image.shape[:2]))) for image in images]
     widths = [max(image.shape[1], _COLUMN) for image in framed]
-    lines = [_wrapped(title, width) for title, width in zip(titles, widths, strict=True)]
+    lines = [wrapped(title, width) for title, width in zip(titles, widths, strict=True)]
     head = _MARGIN + _LINE * max(map(len, lines)) + _MARGIN // 2
     height = head + max(len(image) for image in framed) + _MARGIN
     sheet = np.full((height, sum(widths) + _MARGIN * (len(images) + 1), 3), 255, np.uint8)
     left = _MARGIN
     for image, width, title in zip(framed, widths, lines, strict=True):
-        _write(sheet, title, left)
+        write(sheet, title, left)
         sheet[head : head + len(image), left : left + image.shape[1]] = image
         left += width + _MARGIN
     return sheet
@@ -139,42 +162,57 @@ def _check_pictures(images: list[Picture]) -> None:
             raise ValueError(f"an image is H x W x 3 bytes (uint8), this one is {image.shape} of {image.dtype}")
 
 
-def _enlarged(image: Picture, factor: int) -> Picture:
+def enlarged(image: Picture, factor: int) -> Picture:
+    """Each pixel as a square of `factor` x `factor`: nothing is smoothed, nothing stretched."""
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _framed(image: Picture) -> Picture:
+def framed(image: Picture) -> Picture:
     """A thin grey line around it, so that a white picture on white has an end."""
     return np.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=_GREY)
 
 
-def _wrapped(title: str, width: int) -> list[str]:
-    """`title` in lines of at most `width` pixels, broken at spaces where there are any."""
+def wrapped(text: str, width: int, size: float = _FONT_SCALE) -> list[str]:
+    """`text` in lines of at most `width` pixels, broken at spaces where there are any."""
     lines = [""]
-    for word in title.split():
-        if lines[-1] and _text_width(f"{lines[-1]} {word}") <= width:
+    for word in text.split():
+        if lines[-1] and text_width(f"{lines[-1]} {word}", size) <= width:
             lines[-1] += f" {word}"
             continue
         lines.append("")
         for letter in word:
-            if _text_width(lines[-1] + letter) > width:
+            if text_width(lines[-1] + letter, size) > width:
                 lines.append("")
             lines[-1] += letter
     return lines[1:] or [""]
 
 
-def _text_width(text: str) -> int:
+def text_width(text: str, size: float = _FONT_SCALE) -> int:
     import cv2
 
-    return int(cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, _FONT_SCALE, 1)[0][0])
+    return int(cv2.getTextSize(_drawable(text), cv2.FONT_HERSHEY_SIMPLEX, size, 1)[0][0])
 
 
-def _write(sheet: Picture, lines: list[str], left: int) -> None:
+def write(
+    sheet: Picture,
+    lines: list[str],
+    left: int,
+    top: int = _MARGIN,
+    size: float = _FONT_SCALE,
+    ink: tuple[int, int, int] = INK,
+    line: int = _LINE,
+) -> None:
+    """Lines of text onto the sheet, each `line` pixels under the one before."""
     import cv2
 
-    for number, line in enumerate(lines, start=1):
-        foot = (left, _MARGIN + _LINE * number - 6)
-        cv2.putText(sheet, line, foot, cv2.FONT_HERSHEY_SIMPLEX, _FONT_SCALE, _INK, 1, cv2.LINE_AA)
+    for number, text in enumerate(lines, start=1):
+        foot = (left, top + line * number - line // 3)
+        cv2.putText(sheet, _drawable(text), foot, cv2.FONT_HERSHEY_SIMPLEX, size, ink, 1, cv2.LINE_AA)
+
+
+def _drawable(text: str) -> str:
+    # A file name that is not UTF-8 reaches Python with halves of surrogate pairs, which OpenCV cannot take.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def encode_png(rgb: Picture) -> bytes:

@@ -1,13 +1,89 @@
-"""A panel: the picture, the box of the unit, and a map for each method."""
+"""A panel: the picture with the box of the unit and a map for each method; below, what the unit sees, enlarged."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
 from attribkit import render
 from attribkit.render import Picture
-from attribkit.report.shown import Shown
+from attribkit.report.shown import Box, Shown
+from attribkit.report.sheet import RIM, Row, rimmed, sheet
+
+_SIDE = 224
+_BOX_INNER, _BOX_OUTER = (255, 196, 0), (20, 20, 20)
+
+COLOURS = {
+    "signed": "Red is above zero, blue below, white is zero.",
+    "absolute": "Black is zero; the brighter, the larger the magnitude, whatever its sign.",
+    "positive": "What is above zero; black is zero or below.",
+    "classic": "Mid-grey is zero, as in the papers.",
+}
 
 
-def panel(shown: Shown, view: str = "signed") -> Picture:
-    """The picture with a map for each method, side by side."""
-    maps = [render.picture(values, view) for values in shown.maps.values()]
-    return render.panel([shown.picture, *maps], [shown.name, *shown.maps])
+def panel(shown: Shown, view: str = "signed", strengths: Mapping[str, float] | None = None) -> Picture:
+    """The picture with the unit's box, then the map of each method, each under its name and its full strength.
+
+    Where the unit sees only a part of the picture, a second row has that part of each, enlarged by whole pixels.
+    Each map has its own scale unless `strengths` gives one a method: `common_strengths` of all that one figure shows.
+    """
+    strengths = strengths or common_strengths([shown], view)
+    maps = [render.picture(values, view, strengths[method]) for method, values in shown.maps.items()]
+    factor = _factor(shown.picture)
+    captions = [["picture", _size(shown.picture)]]
+    captions += [[method, scale(strengths[method])] for method in shown.maps]
+    images = [_boxed(shown, factor), *(rimmed(render.enlarged(one, factor)) for one in maps)]
+    rows = [Row(captions, images)]
+    if shown.part:
+        rows.append(_closer(shown.part, [shown.picture, *maps], factor))
+    foot = [COLOURS[view], *(f"{', '.join(methods)}: {told}" for told, methods in shown.reports.items())]
+    return sheet(shown.name, shown.summary, rows, foot)
+
+
+def common_strengths(shown: Iterable[Shown], view: str = "signed") -> dict[str, float]:
+    """For each method the largest full strength among its maps, so that all of them can be drawn on one scale."""
+    strengths: dict[str, float] = {}
+    for one in shown:
+        for method, values in one.maps.items():
+            strengths[method] = max(strengths.get(method, 0.0), render.full_strength(values, view))
+    return strengths
+
+
+def scale(strength: float) -> str:
+    return f"full strength {strength:.2g}" if strength else "zero everywhere"
+
+
+def _size(image: Picture) -> str:
+    return f"{image.shape[1]} x {image.shape[0]} pixels"
+
+
+def _factor(image: Picture) -> int:
+    """How often a pixel is repeated so that small pictures come to about the size of large ones."""
+    return max(1, _SIDE // max(image.shape[:2]))
+
+
+def _closer(box: Box, images: list[Picture], factor: int) -> Row:
+    """The part of each image that the unit sees, at least as large as above."""
+    top, left, bottom, right = box
+    crops = [image[top:bottom, left:right] for image in images]
+    factor = max(factor, _factor(crops[0]))
+    captions = [["what the unit sees", f"{_size(crops[0])}, x{factor}"], *([] for _ in crops[1:])]
+    return Row(captions, [rimmed(render.enlarged(crop, factor)) for crop in crops])
+
+
+def _boxed(shown: Shown, factor: int) -> Picture:
+    """The picture with the unit's box, whose lines lie outside of what the unit sees and hide none of it."""
+    image = rimmed(render.enlarged(shown.picture, factor))
+    if shown.part:
+        for away, colour in ((1, _BOX_INNER), (2, _BOX_INNER), (3, _BOX_OUTER)):
+            _outline(image, [RIM + factor * edge for edge in shown.part], away, colour)
+    return image
+
+
+def _outline(image: Picture, box: list[int], away: int, colour: tuple[int, int, int]) -> None:
+    top, left, bottom, right = np.add(box, [-away, -away, away, away])
+    for line in (np.s_[top, left:right], np.s_[bottom - 1, left:right]):
+        image[line] = colour
+    for line in (np.s_[top:bottom, left], np.s_[top:bottom, right - 1]):
+        image[line] = colour

@@ -38,3 +38,39 @@ class Shown:
                     f"{self.name}: the map of {method} is {values.shape}, the picture {self.picture.shape}; "
                     "a map is C x H x W with the height and width of its picture"
                 )
+
+    @property
+    def box(self) -> Box | None:
+        """Where the unit looks, as far as that lies in the picture: top, left, bottom, right."""
+        if self.unit.box is None or len(self.unit.box) != 4:
+            return None
+        height, width = self.picture.shape[:2]
+        top, left, bottom, right = self.unit.box
+        top, left, bottom, right = max(top, 0), max(left, 0), min(bottom, height), min(right, width)
+        return (top, left, bottom, right) if top < bottom and left < right else None
+
+    @property
+    def part(self) -> Box | None:
+        """The box of a unit that sees less than the whole picture."""
+        return self.box if self.box != (0, 0, *self.picture.shape[:2]) else None
+
+    @property
+    def target(self) -> str:
+        """The unit in words: "conv9, channel 41 at 3,4" or "output 282"."""
+        if self.unit.layer is None:
+            return f"output {self.unit.channel}"
+        place = "".join(f"{',' if index else ' at '}{at}" for index, at in enumerate(self.unit.position or ()))
+        return f"{self.unit.layer}, channel {self.unit.channel}{place or ', summed over all positions'}"
+
+    @property
+    def summary(self) -> str:
+        """The unit, how active it is, and what is told of it, in a line."""
+        return "; ".join(filter(None, [self.target, f"activation {self.unit.activation:.3g}", self.told]))
+
+    @property
+    def reports(self) -> dict[str, list[str]]:
+        """The sentences about sites, each with the methods that it holds for."""
+        reports: dict[str, list[str]] = {}
+        for method, sentence in self.sites.items():
+            reports.setdefault(sentence, []).append(method)
+        return reports
