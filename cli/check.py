@@ -1,0 +1,70 @@
+"""`attribkit check`: is this very model handled rightly?"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import click
+
+from attribkit.cli import options
+
+if TYPE_CHECKING:
+    from attribkit import Site
+    from attribkit.checking import Checked
+
+
+@click.command("check")
+@options.model_argument
+@options.weights
+@click.option("--image", help="Checked on this one.  [default: noise]")
+@click.option("--activations", type=click.Choice(["rectifiers", "all"]), default="rectifiers", show_default=True)
+@options.device
+@options.as_json
+@options.debug
+def command(model: str, weights: str, image: str | None, activations: str, device: str | None, as_json: bool) -> None:
+    """Say what in MODEL would follow the rules and what would not, and verify the promises on it.
+
+    Exit code 0: it is handled rightly; 1: it is not, or cannot be rewritten, and why.
+    """
+    import torch
+
+    from attribkit.checking import check
+
+    # What is checked holds for any weights: without a network, those of a download are not needed.
+    loaded = options.loaded(model, "none" if weights == "default" else weights, device)
+    like = loaded.preprocess.example() if image is None else loaded.preprocess(image)
+    noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(0))
+    x = (noise if image is None else like)[None].to(next(loaded.model.parameters()).device)
+    checked = check(loaded.model, x, output=loaded.output, activations=activations)  # type: ignore[arg-type]
+    click.echo(_as_json(loaded.name, checked) if as_json else _in_words(loaded.name, checked))
+    if not checked.right:
+        raise click.ClickException(f"{loaded.name} is not handled rightly: please report it")
+
+
+def _as_json(name: str, checked: Checked) -> str:
+    document = {
+        "model": name,
+        "right": checked.right,
+        "findings": [asdict(finding) for finding in checked.findings],
+        "sites": [asdict(site) for site in checked.sites],
+    }
+    return json.dumps(document, indent=2)
+
+
+def _in_words(name: str, checked: Checked) -> str:
+    met = [site for site in checked.sites if site.calls]
+    lines = [name, _told("follow the rules", [site for site in met if site.swapped])]
+    lines += [_told("left alone", [site for site in met if not site.swapped])]
+    if len(met) < len(checked.sites):
+        lines.append(f"  never called: {', '.join(site.name for site in checked.sites if not site.calls)}")
+    lines += [f"  {'ok ' if found.holds else 'NO '} {found.promise} ({found.seen})" for found in checked.findings]
+    return "\n".join([*lines, "right" if checked.right else "wrong"])
+
+
+def _told(what: str, sites: list[Site]) -> str:
+    kinds = Counter(f"{site.op} ({site.how})" for site in sites)
+    told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return f"  {what}: {told or 'none'}"

@@ -1,0 +1,36 @@
+"""`attribkit models`: the names that --model takes."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from attribkit.cli import options
+
+
+@click.command("models")
+@click.argument("pattern", default="*")
+@options.as_json
+@options.debug
+def command(pattern: str, as_json: bool) -> None:
+    """List the models, or those that match PATTERN.
+
+    A word finds every name that it is part of; * and ? stand for letters.
+
+    \b
+    attribkit models 'resnet*'
+    attribkit models timm:efficientnet
+    """
+    from attribkit import list_models
+
+    wanted = pattern if any(letter in pattern for letter in "*?[") else _part(pattern)
+    names = list_models(wanted)
+    if not names:
+        raise ValueError(f"no model matches {pattern!r}; attribkit models lists them all")
+    click.echo(json.dumps(names, indent=2) if as_json else "\n".join(names))
+
+
+def _part(word: str) -> str:
+    source, colon, name = word.rpartition(":")
+    return f"{source}{colon}*{name}*"
