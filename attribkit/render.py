@@ -123,14 +123,14 @@ def panel(images: list[Picture], titles: list[str]) -> Picture:
     if len(images) != len(titles):
         raise ValueError(f"{len(images)} images need as many titles, there are {len(titles)}")
     largest = max(_COLUMN, *(max(image.shape[:2]) for image in images))
-    framed = [framed(enlarged(image, largest // max(image.shape[:2]))) for image in images]
-    widths = [max(image.shape[1], _COLUMN) for image in framed]
+    shown = [framed(enlarged(image, largest // max(image.shape[:2]))) for image in images]
+    widths = [max(image.shape[1], _COLUMN) for image in shown]
     lines = [wrapped(title, width) for title, width in zip(titles, widths, strict=True)]
     head = _MARGIN + _LINE * max(map(len, lines)) + _MARGIN // 2
-    height = head + max(len(image) for image in framed) + _MARGIN
+    height = head + max(len(image) for image in shown) + _MARGIN
     sheet = np.full((height, sum(widths) + _MARGIN * (len(images) + 1), 3), 255, np.uint8)
     left = _MARGIN
-    for image, width, title in zip(framed, widths, lines, strict=True):
+    for image, width, title in zip(shown, widths, lines, strict=True):
         write(sheet, title, left)
         sheet[head : head + len(image), left : left + image.shape[1]] = image
         left += width + _MARGIN

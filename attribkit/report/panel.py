@@ -8,8 +8,8 @@ import numpy as np
 
 from attribkit import render
 from attribkit.render import Picture
-from attribkit.report.shown import Box, Shown
 from attribkit.report.sheet import RIM, Row, rimmed, sheet
+from attribkit.report.shown import Box, Shown
 
 _SIDE = 224
 _BOX_INNER, _BOX_OUTER = (255, 196, 0), (20, 20, 20)
