@@ -34,9 +34,11 @@ def main() -> None:
         attribkit.main(prog_name="attribkit", standalone_mode=False)
     except click.exceptions.Exit as stopped:
         sys.exit(stopped.exit_code)
-    except click.ClickException as wrong:
+    except click.UsageError as wrong:
         wrong.show()
         sys.exit(wrong.exit_code)
+    except click.ClickException as failed:
+        _fail(failed.format_message())
     except (KeyboardInterrupt, click.Abort):
         _fail("stopped", 130)
     except (ValueError, OSError) as error:  # what the library raises for bad input; its message says what to do

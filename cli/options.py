@@ -69,8 +69,11 @@ debug = click.option("--debug", is_flag=True, help="Show where an error comes fr
 
 def loaded(name: str, weights: str, device: str | None) -> LoadedModel:
     """The model, on its device."""
+    import torch
+
     from attribkit import load
 
+    torch.manual_seed(0)  # "none" means random weights, and the same command gives the same bytes
     found = load(name, weights)
     found.model.to(torch_device(device))
     return found

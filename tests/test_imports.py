@@ -1,4 +1,4 @@
-"""`import attribkit` brings torch and little else."""
+"""attribkit brings torch and little else, and the command its help at once."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ LATE = ("PIL", "captum", "click", "cv2", "jinja2", "ray", "rich", "safetensors",
 PROBE = """
 import sys
 import attribkit
+lazy = {"LoadedModel", "list_models", "load"}  # these are for models of torchvision and timm
+used = [getattr(attribkit, name) for name in attribkit.__all__ if name not in lazy]
 print(*sorted(set(sys.argv[1:]) & set(sys.modules)))
 """
 
@@ -30,9 +32,20 @@ def loaded_by_import(folder: Path) -> list[str]:
     return done.stdout.split()
 
 
-def test_importing_attribkit_loads_no_model_zoo_and_no_tool() -> None:
-    """Neither torchvision, timm nor captum is loaded, nor anything that only saving, drawing or a command needs."""
+def test_the_library_loads_no_model_zoo_and_no_tool() -> None:
+    """Whatever of it is used, neither those nor anything that only saving, drawing or a command needs."""
     assert loaded_by_import(Path(__file__).parents[1]) == []
+
+
+def test_help_is_there_before_torch_and_numpy() -> None:
+    """`attribkit --help`, and that of a command."""
+    for words in (["--help"], ["explain", "--help"]):
+        probe = "import sys\nfrom attribkit.cli.main import main\n"
+        probe += "try: main()\nfinally: print('loaded:', *{'torch', 'numpy', 'cv2', 'timm'} & set(sys.modules))"
+        done = subprocess.run([sys.executable, "-c", probe, *words], capture_output=True, text=True, check=False)
+        assert done.returncode == 0
+        assert "Usage: attribkit" in done.stdout
+        assert done.stdout.splitlines()[-1] == "loaded:"
 
 
 @pytest.mark.parametrize("planted", ["import timm", "def f():\n    from torchvision import models\nf()"])

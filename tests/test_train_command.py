@@ -6,15 +6,12 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-
-from attribkit.cli.main import main
+from conftest import Command
 
 
 @pytest.fixture
@@ -33,42 +30,16 @@ def few(tmp_path: Path) -> Path:
     return path
 
 
-@dataclass
-class Done:
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """The command in this process, as the shell would call it from `tmp_path`."""
-    monkeypatch.chdir(tmp_path)
-
-    def called(*words: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["attribkit", "train", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as ended:
-            code = int(ended.code or 0)
-        return Done(code, *capsys.readouterr())
-
-    return called
-
-
-def test_a_run_tells_its_epochs_and_its_file_and_makes_a_page(
-    few: Path, tmp_path: Path, run: Callable[..., Done]
-) -> None:
-    done = run("strided_cnn_c", "--data", few, "--epochs", 2, "--json")
+def test_a_run_tells_its_epochs_and_its_file_and_makes_a_page(few: Path, tmp_path: Path, run: Command) -> None:
+    done = run("train", "strided_cnn_c", "--data", few, "--epochs", 2, "--json")
     assert (done.code, done.err) == (0, "")
     (told,) = json.loads(done.out)
     assert told["file"] == "runs/strided_cnn_c-quick-0/strided_cnn_c.safetensors"
     assert 0 <= told["error"] <= 100
-    again = run("strided_cnn_c", "--data", few, "--epochs", 2)
+    again = run("train", "strided_cnn_c", "--data", few, "--epochs", 2)
     assert (again.code, again.out) == (0, "")
     assert re.search(r"strided_cnn_c.safetensors: \d+\.\d\d% error on the test images", again.err)
-    page = run("--report", "runs/strided_cnn_c-quick-0")
+    page = run("train", "--report", "runs/strided_cnn_c-quick-0")
     assert page.out == "runs/strided_cnn_c-quick-0/report.html\n"
     html = (tmp_path / page.out.strip()).read_text()
     assert html.count("<polyline") == 3
@@ -99,9 +70,9 @@ def test_several_seeds_side_by_side_go_into_a_folder_each(few: Path, tmp_path: P
     ],
 )
 def test_what_was_asked_wrongly_is_told_in_a_line(
-    few: Path, tmp_path: Path, run: Callable[..., Done], words: list[str], code: int, told: str
+    few: Path, tmp_path: Path, run: Command, words: list[str], code: int, told: str
 ) -> None:
-    done = run(*words)
+    done = run("train", *words)
     assert done.code == code
     assert told in done.err
     assert "Traceback" not in done.err
