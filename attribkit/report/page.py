@@ -1,19 +1,82 @@
-"""A page: results to explore in a browser, in one file that needs no network."""
+"""A page: results to explore in a browser, in one file that needs no network and no other file."""
 
 from __future__ import annotations
 
+import hashlib
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import numpy as np
 
 from attribkit import render
-from attribkit.report.panel import panel
+from attribkit.report.panel import COLOURS, scale
 from attribkit.report.shown import Shown
+from attribkit.report.stored import Stored, StoredMap, store
+
+# What is said of a rule to somebody who meets it here.
+METHODS = {
+    "guided": "passes the signal on only where the unit below fired and the signal itself is above zero;",
+    "deconvnet": "passes the signal on only where it is above zero, whatever fired below;",
+    "backprop": "passes the signal on where the unit below fired, whatever its sign: the plain gradient.",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the template needs of one `Shown`."""
+
+    shown: Shown
+    stored: Stored
 
 
 def page(shown: Sequence[Shown], facts: Mapping[str, str]) -> bytes:
-    """The page as the bytes of an HTML file; the same results give the same bytes."""
-    from jinja2 import Environment, PackageLoader
+    """The page as the bytes of an HTML file; the same results give the same bytes.
 
-    environment = Environment(loader=PackageLoader("attribkit.report", "."), autoescape=True)
-    panels = [b64encode(render.encode_png(panel(one))).decode() for one in shown]
-    return environment.get_template("page.html").render(shown=shown, panels=panels, facts=facts).encode()
+    `facts` come at the foot in their order: the command, the model, versions.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    if not shown:
+        raise ValueError("there is nothing to show on a page")
+    environment = Environment(
+        loader=PackageLoader("attribkit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters["strengths"] = _strengths
+    methods = dict.fromkeys(method for one in shown for method in one.maps)
+    html = environment.get_template("page.html").render(
+        entries=[Entry(one, store(one)) for one in shown],
+        images=len({one.name for one in shown}),
+        methods=list(methods),
+        explained={method: told for method, told in METHODS.items() if method in methods},
+        colours=COLOURS,
+        facts=facts,
+        style=_source("page.css"),
+        script=_source("page.js"),
+        palettes=_palettes(),
+        digest=_digest,
+    )
+    # A name that is not UTF-8 has halves of surrogate pairs, of which there are no bytes.
+    return html.encode("utf-8", "backslashreplace")
+
+
+def _strengths(stored: StoredMap) -> dict[str, tuple[float, str]]:
+    """The full strength of each view, as a number and in words."""
+    return {view: (strength, scale(strength)) for view, strength in stored.strengths.items()}
+
+
+def _source(name: str) -> str:
+    return files("attribkit.report").joinpath(name).read_text("utf-8")
+
+
+def _digest(source: str) -> str:
+    """By which the page's security policy knows its own style and script from anything that got into it."""
+    return f"'sha256-{b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
+
+
+def _palettes() -> dict[str, str]:
+    """The colours of the views that have a palette, from the lowest value to the highest, as bytes in base64."""
+    signed = render.picture(np.linspace(-1, 1, 511)[None, None], "signed", 1.0)
+    absolute = render.picture(np.linspace(0, 1, 256)[None, None], "absolute", 1.0)
+    return {"signed": b64encode(signed.tobytes()).decode(), "absolute": b64encode(absolute.tobytes()).decode()}

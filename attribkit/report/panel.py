@@ -16,7 +16,7 @@ _BOX_INNER, _BOX_OUTER = (255, 196, 0), (20, 20, 20)
 
 COLOURS = {
     "signed": "Red is above zero, blue below, white is zero.",
-    "absolute": "Black is zero; the brighter, the larger the magnitude, whatever its sign.",
+    "absolute": "Black is zero, bright is large of either sign.",
     "positive": "What is above zero; black is zero or below.",
     "classic": "Mid-grey is zero, as in the papers.",
 }
