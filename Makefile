@@ -9,13 +9,13 @@ MAPPED := adapters cli reference_models
 TYPES := build/types/attribkit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench zoo clean
+.PHONY: help demo test check bench zoo reference-table clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(STAMP) ## explain the bundled cat with EfficientNet-Lite0
-	$(BIN)/python examples/explain_cat.py
+demo: $(STAMP) ## explain the bundled cat: a picture and a page in attribkit-out
+	$(BIN)/attribkit explain examples/cat.jpg --model examples/efficientnet_lite0.py:build --format png,html
 
 test: $(STAMP) ## run the tests (WORKERS=2 processes, one thread each)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
@@ -27,8 +27,12 @@ check: $(STAMP) ## formatting, lint and types
 	@for folder in $(MAPPED); do ln -sfn "$(CURDIR)/$$folder" $(TYPES)/$$folder; done
 	$(BIN)/mypy attribkit $(addprefix $(TYPES)/,$(MAPPED)) $(wildcard benchmarks examples)
 
-bench: $(STAMP) ## memory and time of one guided map against plain autograd
+bench: $(STAMP) ## memory and time of one guided map against plain autograd; time of the command's help
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/startup.py
+
+reference-table: $(STAMP) ## write docs/reference-models.md from the bundled weights
+	$(BIN)/python -m attribkit.reference_models.table docs/reference-models.md
 
 zoo: $(STAMP) ## every rule on 25 real architectures, with the worst error of each
 	OMP_NUM_THREADS=1 $(BIN)/python tests/zoo.py
