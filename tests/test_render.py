@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from attribkit.render import FULL_STRENGTH, encode_png, grid, panel, picture, write_png
+from attribkit.render import FULL_STRENGTH, VIEWS, encode_png, full_strength, grid, panel, picture, write_png
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 
@@ -80,7 +80,54 @@ def test_absolute_takes_the_largest_magnitude_over_the_channels():
     assert shown[3].sum() < 20
 
 
-@pytest.mark.parametrize(("view", "colour"), [("signed", WHITE), ("absolute", (0, 0, 4)), ("positive", BLACK)])
+def test_classic_is_the_colour_photograph_with_zero_as_mid_grey(random):
+    values = random.standard_normal((3, 16, 16))
+    strength = percentile(abs(values).ravel().tolist(), FULL_STRENGTH)
+    expected = np.zeros((16, 16, 3), int)
+    for channel, y, x in np.ndindex(3, 16, 16):
+        expected[y, x, channel] = round(128 + 127 * min(max(values[channel, y, x] / strength, -1), 1))
+    assert abs(picture(values, "classic").astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4])
+def test_classic_is_the_sum_in_grey_unless_there_are_three_channels(random, channels):
+    values = random.standard_normal((channels, 8, 8))
+    shown = picture(values, "classic", 1.0)
+    assert (shown == shown[..., :1]).all()
+    assert (shown == picture(values.sum(0, keepdims=True), "classic", 1.0)).all()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_without_a_strength_a_map_has_its_own(random, view):
+    values = random.standard_normal((3, 8, 8))
+    assert (picture(values, view) == picture(values, view, full_strength(values, view))).all()
+
+
+def test_full_strength_is_told_in_the_units_of_the_map(random):
+    values = 1e-3 * random.standard_normal((3, 8, 8))
+    sums = [sum(values[:, y, x].tolist()) for y, x in np.ndindex(8, 8)]
+    assert full_strength(values) == pytest.approx(percentile([abs(value) for value in sums], FULL_STRENGTH))
+    assert full_strength(np.zeros((3, 2, 2))) == 0
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_on_one_scale_half_a_map_is_half_as_strong(view):
+    """A pixel at half the strength looks the same, whatever else the map holds."""
+    half, both = np.full((3, 1, 1), 0.5), np.array([[[0.5, 1.0]]] * 3)
+    assert (picture(half, view, 3.0)[0, 0] == picture(both, view, 3.0)[0, 0]).all()
+    assert (picture(both, view, 3.0)[0, 0] != picture(both, view, 3.0)[0, 1]).any()
+
+
+@pytest.mark.parametrize("strength", [-1.0, np.nan])
+def test_a_strength_is_a_magnitude(strength):
+    with pytest.raises(ValueError, match="not a magnitude"):
+        picture(np.ones((3, 2, 2)), strength=strength)
+
+
+@pytest.mark.parametrize(
+    ("view", "colour"),
+    [("signed", WHITE), ("absolute", (0, 0, 4)), ("positive", BLACK), ("classic", (128, 128, 128))],
+)
 def test_a_map_of_zeros_is_plain_and_brings_no_warning(view, colour):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -107,7 +154,7 @@ def test_a_small_window_in_a_map_of_zeros_is_scaled_by_itself(random):
     assert (picture(values)[100:120, 50:70] == picture(window)).all()
 
 
-@pytest.mark.parametrize("view", ["signed", "absolute", "positive"])
+@pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("scale", [1e-300, 1e-20, 1e20, 1e300])
 def test_only_ratios_matter(random, view, scale):
     """Neither tiny nor huge maps vanish or overflow."""
@@ -124,7 +171,7 @@ def test_values_that_are_not_finite_are_refused(bad):
 
 
 def test_a_wrong_view_is_told_the_right_ones():
-    with pytest.raises(ValueError, match=r"'heat'.*'signed', 'absolute', 'positive'"):
+    with pytest.raises(ValueError, match=r"'heat'.*'signed', 'absolute', 'positive', 'classic'"):
         picture(np.zeros((3, 2, 2)), "heat")
 
 
@@ -164,7 +211,7 @@ def test_a_panel_has_room_for_long_titles(random):
     assert (long[:top] < 128).any()
 
 
-@pytest.mark.parametrize("title", ["кошка", "猫と犬", "قطة", "", "   ", "\x00\n"])
+@pytest.mark.parametrize("title", ["кошка", "猫と犬", "قطة", "", "   ", "\x00\n", "\udc80"])
 def test_a_title_may_be_in_any_script(title):
     assert panel([np.zeros((8, 8, 3), np.uint8)], [title]).dtype == np.uint8
 
