@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ import cv2
 import numpy as np
 import pytest
 from conftest import Command
+
+from attribkit.cli.progress import TrainingProgress
 
 
 @pytest.fixture
@@ -77,3 +81,26 @@ def test_what_was_asked_wrongly_is_told_in_a_line(
     assert told in done.err
     assert "Traceback" not in done.err
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_says_how_to_go_on_and_does(
+    few: Path, tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals
+) -> None:
+    step = TrainingProgress.step
+
+    def stopped_in_the_second_epoch(self: TrainingProgress, images: int) -> None:
+        step(self, images)
+        if (tmp_path / "one" / "checkpoint.pt").is_file():
+            os.kill(os.getpid(), sent)
+
+    words = ("train", "strided_cnn_c", "--data", few, "--epochs", 2, "--out", "one")
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingProgress, "step", stopped_in_the_second_epoch)
+        stopped = run(*words)
+    assert stopped.code == 1
+    assert stopped.err.splitlines()[-1] == "attribkit: stopped; the same command goes on from the last epoch in one"
+    rest = run(*words)
+    assert rest.code == 0
+    assert "epoch 1/2" not in rest.err
+    assert "epoch 2/2" in rest.err
