@@ -57,7 +57,8 @@ class Layers(Mapping[str, Layer]):
 
     @classmethod
     def of(cls, model: nn.Module, images: Tensor) -> Layers:
-        """The layers that `model` calls on images like these."""
+        """The layers that `model` calls on images like these, on its own device."""
+        images = images.to(next(model.parameters(), images).device)
         shapes, larger = _shapes_twice(model, images)
         kinds = {name: type(module).__name__ for name, module in unwrapped(model).named_modules()}
 

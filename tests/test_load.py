@@ -329,14 +329,16 @@ def test_detection_is_explained_at_the_layers_of_its_backbone() -> None:
 
 
 def test_layers_tell_kind_shape_stride_and_receptive_field() -> None:
-    """As counted by hand for VGG's first convolutions: 3 + 2, pooled, 2 + 2 x 2 more."""
-    layers = attribkit.load("torchvision:vgg11", "none").layers
-    pool, conv = layers["features.2"], layers["features.3"]
-    assert (pool.kind, pool.shape, pool.stride, pool.receptive_field) == ("MaxPool2d", (64, 112, 112), (2, 2), (4, 4))
-    assert (conv.kind, conv.channels, conv.stride, conv.receptive_field) == ("Conv2d", 128, (2, 2), (8, 8))
-    assert layers["classifier.6"].shape == (1000,)
-    assert layers["classifier.6"].stride is None
-    assert next(iter(layers)) == "features.0"
+    """As counted by hand: 3 pixels; 1 more by the pool; 2 more units, 2 pixels apart, by the next convolution."""
+    first, second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, padding=1)
+    net = nn.Sequential(first, nn.ReLU(), nn.MaxPool2d(2), second, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    layers = attribkit.LoadedModel("net", net, Plain()).layers
+    pool, conv = layers["2"], layers["3"]
+    assert (pool.kind, pool.shape, pool.stride, pool.receptive_field) == ("MaxPool2d", (4, 112, 112), (2, 2), (4, 4))
+    assert (conv.kind, conv.channels, conv.stride, conv.receptive_field) == ("Conv2d", 6, (2, 2), (8, 8))
+    assert (layers["4"].shape, layers["4"].stride, layers["4"].receptive_field) == ((6, 1, 1), None, None)
+    assert layers["5"].shape == (6,)
+    assert list(layers) == ["0", "1", "2", "3", "4", "5"]
 
 
 def test_strides_are_exact_where_the_map_does_not_divide_the_image() -> None:
