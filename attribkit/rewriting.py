@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from attribkit import activations, linear, pooling, rules
 from attribkit.activations import Activation
 from attribkit.codescan import mentions
-from attribkit.functions import Quick
+from attribkit.functions import Quick, transformed
 from attribkit.pooling import Pool
 from attribkit.rules import Relay, Rule, RuleFunction
 from attribkit.switches import Switches
@@ -41,7 +41,7 @@ class Site:
     """A place where a signal may change on its way down, and what the rule does there.
 
     `how` is "module" or "function"; `calls` counts the last forward pass; `swapped` is False where the site keeps
-    its plain gradient.
+    its plain gradient, or where the image does not pass.
     """
 
     name: str
@@ -179,11 +179,11 @@ class Rewritten(nn.Module):
         if torch.compiler.is_compiling():
             with Lift(self.plan):
                 return self.model(*args, **kwargs)
-        lift = Lift(self.plan)
+        lift = Lift(self.plan, follow=_have_gradient([*args, *kwargs.values()]))
         with lift:
             output = self.model(*args, **kwargs)
         self._note(lift)
-        self._require_something_to_swap()
+        self._require_something_to_swap(self._seen.values())
         if isinstance(self.plan.switches, Switches):
             self.plan.switches.check_all_used(lift.pools)
         return output
@@ -192,7 +192,7 @@ class Rewritten(nn.Module):
         """The output of the module `layer`; the forward pass stops there."""
         module = self.model.get_submodule(layer)  # type: ignore[union-attr]
         handle = module.register_forward_hook(_stop)
-        lift = lift or Lift(self.plan)
+        lift = lift or Lift(self.plan, follow=_have_gradient(args))
         try:
             with lift:
                 self.model(*args)
@@ -223,21 +223,31 @@ class Rewritten(nn.Module):
         if self.rule.is_gradient or not isinstance(model, nn.Module):
             return
         if not mentions(model, activations.names_in_code(self.plan.kinds)):
-            self._require_something_to_swap(mentions(model, activations.names_in_code({"rectifier", "smooth"})))
+            seen = mentions(model, activations.names_in_code({"rectifier", "smooth"}))
+            self._require_something_to_swap(self.sites, seen)
 
-    def _require_something_to_swap(self, mentioned: Collection[str] = ()) -> None:
-        if self.rule.is_gradient or any(map(_follows, self._seen.values())) or any(map(_follows, self.sites)):
+    def _require_something_to_swap(self, sites: Collection[Site], mentioned: Collection[str] = ()) -> None:
+        if self.rule.is_gradient or any(map(_follows, sites)):
             return
         seen = {site.op for site in self.sites if site.kind not in ("pool", "norm")} | set(mentioned)
+        aside = {site.op for site in sites if site.kind in self.plan.kinds}
         raise NothingToRewrite(
-            f"the {self.rule.name} rule finds no rectifier in this model; "
-            f"activations seen: {', '.join(sorted(seen)) or 'none'}"
+            f"the {self.rule.name} rule finds no rectifier in this model"
+            + (f" that the image passes ({', '.join(sorted(aside))} elsewhere)" if aside else "")
+            + f"; activations seen: {', '.join(sorted(seen)) or 'none'}"
             + ('; activations="all" swaps the smooth ones too' if "smooth" not in self.plan.kinds else "")
         )
 
 
 def _follows(site: Site) -> bool:
     return site.swapped and site.kind in ("rectifier", "smooth")
+
+
+def _have_gradient(inputs: Collection[Any]) -> bool:
+    """Whether autograd follows these, so that what does not depend on them can be told."""
+    if not torch.is_grad_enabled() or transformed():
+        return False
+    return any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
 
 
 class _Stop(Exception):
@@ -378,10 +388,13 @@ def swap(model: nn.Module, plan: Plan) -> None:
 class Lift(TorchFunctionMode):
     """Catches activations and pools while a shadow runs, and writes down the sites that it meets."""
 
-    def __init__(self, plan: Plan, record: Callable[[str, Pool, Tensor], None] | None = None) -> None:
+    def __init__(
+        self, plan: Plan, record: Callable[[str, Pool, Tensor], None] | None = None, *, follow: bool = False
+    ) -> None:
         super().__init__()
         self.plan = plan
         self.record = record
+        self.follow = follow  # autograd follows the image: what needs no gradient is not on its way
         self.sites: dict[str, Site] = {}
         self.pools: set[str] = set()
         self.counts: dict[str, int] = {}
@@ -416,7 +429,10 @@ class Lift(TorchFunctionMode):
         indexed = name if count == 1 else f"{name}:{count - 1}"
         site = name if how == "module" else indexed
         calls = count if how == "module" else 1
-        self.sites[site] = Site(site, call.op, call.kind, how, calls, self.plan.swaps(call))
+        aside = self.follow and torch.is_grad_enabled() and not args[0].requires_grad
+        before = calls > 1 and self.sites[site].swapped
+        swapped = before or (self.plan.swaps(call) and not aside)
+        self.sites[site] = Site(site, call.op, call.kind, how, calls, swapped)
         if isinstance(call, Pool):
             self.pools.add(indexed)
             if self.record is not None:

@@ -947,3 +947,63 @@ def test_linear_modules_stay_what_they_are(rank: int) -> None:
     assert torch.equal(again(x), net(x))
     with pytest.raises(ValueError, match="expected"):
         net.model[1](x[0, 0, 0])
+
+
+class _Aside(nn.Module):
+    """The only ReLU is in a table of positions, which no image passes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.table = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.gelu(self.conv(x)).mean((2, 3)) + self.table(torch.ones(2))
+
+
+def test_a_rectifier_that_the_image_does_not_pass_is_none() -> None:
+    """The rule would change nothing, and the plain gradient is not called guided."""
+    net = attribkit.rewrite(_Aside(), "guided")
+    image = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(
+        attribkit.NothingToRewrite, match=r"no rectifier in this model that the image passes \(relu elsewhere\)"
+    ):
+        net(image.requires_grad_())
+    assert attribkit.rewrite(_Aside(), "guided", activations="all")(image).shape == (1, 4)
+    with pytest.raises(attribkit.NothingToRewrite, match="relu elsewhere"):
+        attribkit.explain(_Aside(), image.detach())
+
+
+def test_a_rectifier_that_is_never_called_is_none() -> None:
+    """Neither does a module that the model holds and does not use."""
+
+    class Spare(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.spare = nn.Conv2d(3, 4, 3), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.gelu(self.conv(x))
+
+    net = attribkit.rewrite(Spare(), "guided")
+    with pytest.raises(attribkit.NothingToRewrite, match="finds no rectifier"):
+        net(torch.randn(1, 3, 8, 8))
+
+
+def test_a_module_used_beside_the_image_and_on_its_way_follows_the_rule() -> None:
+    """In whatever order it is called."""
+
+    class Both(nn.Module):
+        def __init__(self, first: bool) -> None:
+            super().__init__()
+            self.conv, self.relu, self.first = nn.Conv2d(3, 4, 3), nn.ReLU(), first
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.first:
+                return self.relu(self.conv(x)) + self.relu(torch.ones(1))
+            return self.relu(torch.ones(1)) + self.relu(self.conv(x))
+
+    for first in (True, False):
+        net = attribkit.rewrite(Both(first), "guided")
+        net(torch.randn(1, 3, 8, 8).requires_grad_())
+        assert [(site.calls, site.swapped) for site in net.sites] == [(2, True)]
