@@ -9,7 +9,7 @@ MAPPED := adapters cli reference_models
 TYPES := build/types/attribkit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench zoo reference-table clean
+.PHONY: help demo test check bench zoo coverage coverage-sample captum-tests reference-table clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,6 +30,15 @@ check: $(STAMP) ## formatting, lint and types
 bench: $(STAMP) ## memory and time of one guided map against plain autograd; time of the command's help
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/startup.py
+
+coverage: $(STAMP) ## every model of torchvision and timm beside the oracle and Captum; can be resumed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py --workers $(WORKERS)
+
+coverage-sample: $(STAMP) ## a tenth of it, drawn by the date
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py --workers $(WORKERS) --sample
+
+captum-tests: $(STAMP) ## Captum's tests with our classes: make captum-tests CAPTUM=path/to/checkout
+	$(BIN)/python benchmarks/captum_tests.py $(CAPTUM)
 
 reference-table: $(STAMP) ## write docs/reference-models.md from the bundled weights
 	$(BIN)/python -m attribkit.reference_models.table docs/reference-models.md

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
 
 import click
 
@@ -31,7 +32,9 @@ def main() -> None:
     """Exit code 0, 1 when a command failed, 2 when it was called wrongly; errors are one line without `--debug`."""
     debug = "--debug" in sys.argv[1:]
     try:
-        attribkit.main(prog_name="attribkit", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _tell
+            attribkit.main(prog_name="attribkit", standalone_mode=False)
     except click.exceptions.Exit as stopped:
         sys.exit(stopped.exit_code)
     except click.UsageError as wrong:
@@ -50,6 +53,12 @@ def main() -> None:
             raise
         told = " ".join(str(error).split())
         _fail(f"{type(error).__name__}: {told} (--debug shows where)")
+
+
+def _tell(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """A warning in one line; those for programmers are not for whoever runs a command."""
+    if not issubclass(category, DeprecationWarning | PendingDeprecationWarning | FutureWarning):
+        click.echo(f"attribkit: {' '.join(str(message).split())}", err=True)
 
 
 def _fail(message: str, code: int = 1) -> None:
