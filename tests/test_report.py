@@ -260,6 +260,10 @@ class TestStored:
         kept = store(one).maps["guided"].strengths
         assert kept == {view: render.full_strength(one.maps["guided"], view) for view in render.VIEWS}
 
+    def test_the_strongest_byte_stands_for_a_value_of_a_channel_not_for_a_sum(self, random):
+        """Or a third of the steps would be all that a map of three like channels gets."""
+        assert store(shown(random, 4, 4, maps={"guided": np.full((3, 4, 4), 0.5)})).maps["guided"].range == 0.5
+
     def test_a_map_of_two_channels_is_kept_as_their_sum(self, random):
         one = shown(random, channels=2)
         total = one.maps["guided"].sum(0, keepdims=True)

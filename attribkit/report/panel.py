@@ -36,7 +36,7 @@ def panel(shown: Shown, view: str = "signed", strengths: Mapping[str, float] | N
     images = [_boxed(shown, factor), *(rimmed(render.enlarged(one, factor)) for one in maps)]
     rows = [Row(captions, images)]
     if shown.part:
-        rows.append(_closer(shown.part, [shown.picture, *maps], factor))
+        rows.append(_closer(shown.part, [shown.picture, *maps]))
     foot = [COLOURS[view], *(f"{', '.join(methods)}: {told}" for told, methods in shown.reports.items())]
     return sheet(shown.name, shown.summary, rows, foot)
 
@@ -63,11 +63,11 @@ def _factor(image: Picture) -> int:
     return max(1, _SIDE // max(image.shape[:2]))
 
 
-def _closer(box: Box, images: list[Picture], factor: int) -> Row:
-    """The part of each image that the unit sees, at least as large as above."""
+def _closer(box: Box, images: list[Picture]) -> Row:
+    """The part of each image that the unit sees, enlarged by a factor of its own."""
     top, left, bottom, right = box
     crops = [image[top:bottom, left:right] for image in images]
-    factor = max(factor, _factor(crops[0]))
+    factor = _factor(crops[0])
     captions = [["what the unit sees", f"{_size(crops[0])}, x{factor}"], *([] for _ in crops[1:])]
     return Row(captions, [rimmed(render.enlarged(crop, factor)) for crop in crops])
 
