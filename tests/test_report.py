@@ -381,6 +381,12 @@ class TestPage:
     def test_a_name_that_is_not_utf8_is_told_with_its_escape(self, random):
         assert rb"half \udc80 a pair" in page([shown(random, name="half \udc80 a pair")], FACTS)
 
+    def test_it_counts_units_and_images(self, random):
+        """Files of one name in two folders are two images."""
+        one, other = shown(random), shown(random)
+        assert "3 units in 2 images" in page([one, one, other], FACTS).decode()
+        assert "1 unit in 1 image," in page([one], FACTS).decode()
+
     def test_nothing_to_show_is_refused(self):
         with pytest.raises(ValueError, match="nothing to show"):
             page([], FACTS)

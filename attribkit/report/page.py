@@ -47,7 +47,7 @@ def page(shown: Sequence[Shown], facts: Mapping[str, str]) -> bytes:
     methods = dict.fromkeys(method for one in shown for method in one.maps)
     html = environment.get_template("page.html").render(
         entries=[Entry(one, store(one)) for one in shown],
-        images=len({one.name for one in shown}),
+        images=len({(one.name, one.picture.tobytes()) for one in shown}),  # folders may hold the same name
         methods=list(methods),
         explained={method: told for method, told in METHODS.items() if method in methods},
         colours=COLOURS,
