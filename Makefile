@@ -9,7 +9,7 @@ MAPPED := adapters cli reference_models
 TYPES := build/types/attribkit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench zoo coverage coverage-sample captum-tests reference-table clean
+.PHONY: help demo test test-browser check bench zoo coverage coverage-sample captum-tests reference-table clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -19,6 +19,11 @@ demo: $(STAMP) ## explain the bundled cat: a picture and a page in attribkit-out
 
 test: $(STAMP) ## run the tests (WORKERS=2 processes, one thread each)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
+
+test-browser: $(STAMP) ## the page in a real browser: chromium, headless
+	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 || $(BIN)/python -m playwright install chromium
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m browser tests/browser
 
 check: $(STAMP) ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -96,8 +96,8 @@ class Attribution:
     def save(self, path: str | os.PathLike[str], *, view: str = "signed") -> None:
         """Write the file at `path`, whole or not at all, in the format that its ending names.
 
-        - `.png`: the map as a picture, or a grid of all of them; `view` is `"signed"`, `"absolute"` or
-          `"positive"` (see `attribkit.render.picture`) and means nothing to the other formats.
+        - `.png`: the map as a picture, or a grid of all of them; `view` is `"signed"`, `"absolute"`,
+          `"positive"` or `"classic"` (see `attribkit.render.picture`) and means nothing to the other formats.
         - `.npz`, `.safetensors`: the values with the manifest, to be loaded again.
         - `.json`: the manifest (method, model, units, sites, note, settings, versions) and the smallest, largest
           and mean value of each map.
