@@ -15,7 +15,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def on_config(config: Any) -> None:
+def on_startup(**how: Any) -> None:
     _link(ROOT / "build" / "docs" / "attribkit")
     _fence_examples()
 
@@ -25,10 +25,10 @@ def _link(package: Path) -> None:
     mapped = re.findall(r'^"attribkit\.(\w+)" = "(\w+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     homes = {name: ROOT / folder for name, folder in mapped}
     homes |= {path.name: path for path in (ROOT / "attribkit").iterdir() if path.name != "__pycache__"}
+    for old in package.iterdir():
+        old.unlink()
     for name, home in homes.items():
-        link = package / name
-        if not link.is_symlink():
-            link.symlink_to(home)
+        (package / name).symlink_to(home)
 
 
 def _fence_examples() -> None:
