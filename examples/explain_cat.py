@@ -1,6 +1,6 @@
 """Which pixels made EfficientNet-Lite0 see a cat? The library at work, from a model to a picture.
 
-    python examples/explain_cat.py
+python examples/explain_cat.py
 """
 
 from pathlib import Path
