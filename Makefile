@@ -45,8 +45,8 @@ coverage-sample: $(STAMP) ## a tenth of it, drawn by the date
 captum-tests: $(STAMP) ## Captum's tests with our classes: make captum-tests CAPTUM=path/to/checkout
 	$(BIN)/python benchmarks/captum_tests.py $(CAPTUM)
 
-reference-table: $(STAMP) ## write docs/reference-models.md from the bundled weights
-	$(BIN)/python -m attribkit.reference_models.table docs/reference-models.md
+reference-table: $(STAMP) ## write docs/reference-models.md and the model card from the bundled weights
+	$(BIN)/python -m attribkit.reference_models.table docs/reference-models.md reference_models/MODELCARD.md
 
 zoo: $(STAMP) ## every rule on 25 real architectures, with the worst error of each
 	OMP_NUM_THREADS=1 $(BIN)/python tests/zoo.py

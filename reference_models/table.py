@@ -11,7 +11,7 @@ from typing import Any
 
 from attribkit.files import write_whole
 from attribkit.reference_models import trained
-from attribkit.reference_models.architectures import BASES, VARIANTS
+from attribkit.reference_models.architectures import BASES, NAMES, VARIANTS
 
 # Springenberg et al. 2014, tables 1 to 4: percent wrong on CIFAR-10 without augmentation, in VARIANTS' order.
 PAPER = {"a": (12.47, 13.46, 10.21, 10.30), "b": (10.20, 10.98, 9.33, 9.10), "c": (9.74, 10.19, 9.31, 9.08)}
@@ -87,5 +87,45 @@ def _listed(variants: list[str], base: str) -> str:
     return ", ".join(f"`{variant}_{base}`" for variant in variants)
 
 
+# The model card
+
+_CARD_HEAD = """# Model card: the reference models
+
+Networks of "Striving for Simplicity" (Springenberg et al. 2014), trained by this project on small photographs of
+ten kinds of things. They are here so that methods of explanation can be tried, compared and taught on networks whose
+making is known to the last value. Written by `make reference-table` from what each file says of itself.
+
+**Not for** telling what is on a photograph where anything depends on it: they know ten classes and name one for every
+picture, whatever it shows; they were not tried on people, other cameras, or pictures that were changed to mislead them.
+
+**Data.** CIFAR-10 (Krizhevsky 2009). "CIFAR-10 (JPEG)" is the same, every image compressed as a JPEG of quality 75.
+
+Each file is read by `attribkit.load(NAME)`; its metadata holds all that is said here, and the whole recipe.
+"""
+
+
+def card() -> str:
+    """What each file was trained on, how long, by which command, and what it gets wrong."""
+    paths = [path for name in NAMES if (path := trained.bundled(name)) is not None]
+    return "\n".join([_CARD_HEAD, *(_entry(trained.facts(path)) for path in paths)])
+
+
+def _entry(facts: dict[str, Any]) -> str:
+    recipe, data = facts["recipe"], facts["data"]
+    name, epochs = facts["architecture"], recipe["epochs"]
+    again = f"attribkit train {name} --data CIFAR --recipe {recipe['name']} --epochs {epochs} --seed {facts['seed']}"
+    lines = [
+        f"## `{name}`\n",
+        f"    {again}\n",
+        f"- {data['source']}, digest `{data['digest'][:16]}`: {', '.join(data['classes'])}",
+        f"- {facts['epochs']} epochs in {facts['minutes']:.0f} minutes on {_machine(facts)}, "
+        f"torch {facts['versions']['torch']}",
+        f"- error on the 10,000 test images: {facts['error']:.2f}% as stored, {facts['error_float32']:.2f}% in float32",
+        f"- made by commit `{facts['commit']}`",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 if __name__ == "__main__":
     write_whole(sys.argv[1], table().encode())
+    write_whole(sys.argv[2], card().encode())
