@@ -9,7 +9,7 @@ MAPPED := adapters cli reference_models
 TYPES := build/types/attribkit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser check bench zoo coverage coverage-sample captum-tests reference-table clean
+.PHONY: help demo test test-browser check bench zoo coverage coverage-sample captum-tests docs reference-table clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +45,9 @@ coverage-sample: $(STAMP) ## a tenth of it, drawn by the date
 captum-tests: $(STAMP) ## Captum's tests with our classes: make captum-tests CAPTUM=path/to/checkout
 	$(BIN)/python benchmarks/captum_tests.py $(CAPTUM)
 
+docs: $(VENV)/.docs ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 reference-table: $(STAMP) ## write docs/reference-models.md and the model card from the bundled weights
 	$(BIN)/python -m attribkit.reference_models.table docs/reference-models.md reference_models/MODELCARD.md
 
@@ -52,11 +55,15 @@ zoo: $(STAMP) ## every rule on 25 real architectures, with the worst error of ea
 	OMP_NUM_THREADS=1 $(BIN)/python tests/zoo.py
 
 clean: ## remove what the other targets made, except .venv
-	rm -rf attribkit-out runs build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf attribkit-out build site dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 # The project's own environment, made once and again when pyproject.toml changes.
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@

@@ -93,7 +93,7 @@ def load(name: str, weights: Weights = "default", *, classes: int | None = None)
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names that `load` takes, as source:name; a pattern such as "resnet*" or "timm:resnet*" picks some."""
+    """The names that `load` takes, as source:name; a pattern such as `resnet*` or `timm:resnet*` picks some."""
     return [name for name in _all_names(sources()) if fnmatchcase(name, pattern) or fnmatchcase(_bare(name), pattern)]
 
 

@@ -26,9 +26,11 @@ Size: TypeAlias = int | tuple[int, int]
 class Preprocess:
     """What an adapter knows of its models' inputs. A subclass says how to transform, and how to undo the colours.
 
-    preprocess = attribkit.load("torchvision:resnet18").preprocess
-    x = preprocess("cat.jpg")                     # or a PIL image, or an array; 3 x 224 x 224
-    x = preprocess("cat.jpg", size=448)           # for nets that take any size
+        preprocess = attribkit.load("torchvision:resnet18").preprocess
+        x = preprocess("cat.jpg")                     # or a PIL image, or an array; 3 x 224 x 224
+        x = preprocess("cat.jpg", size=448)           # for nets that take any size
+
+    `undo` gives back the picture that the model saw.
     """
 
     def transform(self, size: Size | None) -> Callable[[Image], Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attribkit.rewriting import Site, record_switches, rewrite, unwrapped
 from attribkit.switches import Switches
 
-_METHODS = ("backprop", "deconvnet", "guided")
+_METHODS = ("guided", "deconvnet", "backprop")
 _TOLERANCE = 1e-4
 
 Pick = Callable[[Any], Tensor]

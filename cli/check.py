@@ -33,8 +33,7 @@ def command(model: str, weights: str, image: str | None, activations: str, devic
 
     from attribkit.checking import check
 
-    # What is checked holds for any weights: without a network, those of a download are not needed.
-    loaded = options.loaded(model, "none" if weights == "default" else weights, device)
+    loaded = options.loaded(model, options.without_download(model, weights), device)
     like = loaded.preprocess.example() if image is None else loaded.preprocess(image)
     noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(0))
     x = (noise if image is None else like)[None].to(next(loaded.model.parameters()).device)

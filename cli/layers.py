@@ -34,8 +34,7 @@ def command(model: str, weights: str, fields: bool, device: str | None, as_json:
     """
     from attribkit.cli.progress import tracked
 
-    # Layers are the same whatever the weights: without a network, those of a download are not needed.
-    loaded = options.loaded(model, "none" if weights == "default" else weights, device)
+    loaded = options.loaded(model, options.without_download(model, weights), device)
     sites = _sites(loaded)
     rows = [
         _row(layer, sites.get(layer.name, []), fields)

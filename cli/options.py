@@ -79,6 +79,15 @@ def loaded(name: str, weights: str, device: str | None) -> LoadedModel:
     return found
 
 
+def without_download(name: str, weights: str) -> str:
+    """Weights for what is the same whatever they are: none of a library's, which may have to be fetched."""
+    from attribkit.adapters.loading import sources
+
+    prefix, colon, _ = name.rpartition(":")
+    is_function = colon and prefix not in sources()  # of somebody's, which knows by itself what to do
+    return "none" if weights == "default" and not is_function else weights
+
+
 def torch_device(name: str | None) -> torch.device:
     """The device of that name; without one a GPU, which under torchrun is each process' own."""
     import torch

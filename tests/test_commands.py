@@ -365,6 +365,13 @@ def test_check_says_right_or_why_not(run: Command) -> None:
     assert 'activations="all"' in refused.err
 
 
+def test_what_needs_no_weights_goes_without_also_for_a_function_of_ones_own(run: Command, tmp_path: Path) -> None:
+    net = "from torch import nn\ndef build(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten())\n"
+    (tmp_path / "net.py").write_text(net)
+    assert run("check", "./net.py:build").out.splitlines()[-1] == "right"
+    assert "Conv2d" in run("layers", "./net.py:build").out
+
+
 def test_check_finds_what_is_wrong(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     from attribkit import checking
 

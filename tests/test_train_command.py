@@ -88,6 +88,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_does(
     few: Path, tmp_path: Path, run: Command, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals
 ) -> None:
     step = TrainingProgress.step
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
 
     def stopped_in_the_second_epoch(self: TrainingProgress, images: int) -> None:
         step(self, images)
@@ -98,6 +99,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_does(
     with monkeypatch.context() as patched:
         patched.setattr(TrainingProgress, "step", stopped_in_the_second_epoch)
         stopped = run(*words)
+    signal.signal(signal.SIGINT, before)
     assert stopped.code == 1
     assert stopped.err.splitlines()[-1] == "attribkit: stopped; the same command goes on from the last epoch in one"
     rest = run(*words)

@@ -195,7 +195,7 @@ def test_a_run_that_learns_nothing_is_started_again_with_another_seed(
 
 
 def test_a_run_without_hope_ends_after_three_other_seeds(tmp_path: Path) -> None:
-    exploding = replace(FEW, epochs=2, rate=1e30, batch_norm=False, schedule="steps")
+    exploding = replace(PAPER, epochs=2, batch=32, rate=1e30, whiten=False)
     with pytest.raises(DeadRun, match="stopped learning with 4 seeds"):
         trained(job(exploding), tmp_path)
 
@@ -361,8 +361,8 @@ def test_whitening_leaves_pixels_uncorrelated() -> None:
         """The largest correlation of two different values."""
         return float((torch.corrcoef(rows.flatten(1).T) - torch.eye(48)).abs().max())
 
-    assert correlated(smooth.permute(0, 3, 1, 2).float()) > 0.45
-    assert correlated(whitening(smooth.permute(0, 3, 1, 2) / 255)) < 0.25
+    assert correlated(smooth.permute(0, 3, 1, 2).float()) > 0.3
+    assert correlated(whitening(smooth.permute(0, 3, 1, 2) / 255)) < 0.15
 
 
 @pytest.mark.parametrize("whiten", [False, True])
