@@ -135,7 +135,7 @@ def _train(job: Job, folder: Path, quiet: bool) -> None:
     from attribkit.reference_models import run
     from attribkit.reference_models.training import train
 
-    with run.opened(folder, job.description(), job.workers.first), TrainingProgress(job, quiet) as progress:
+    with run.opened(folder, job.description, job.workers.first), TrainingProgress(job, quiet) as progress:
         try:
             for figures in train(job, folder, progress.step):
                 progress.epoch(figures)

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ class Job:
     keep: frozenset[int] = frozenset()
     workers: Workers = field(default_factory=Workers)
 
+    @cached_property
     def description(self) -> dict[str, Any]:
+        """What run.json says; the commit is that of the start, whatever is committed while it trains."""
         return {
             "model": self.model,
             "recipe": self.recipe.to_dict(),
@@ -243,7 +246,7 @@ def _facts(job: Job, state: State) -> dict[str, Any]:
         "epochs": state.epoch,
         "attempt": state.attempt,
         "minutes": round(sum(figures["seconds"] for figures in state.metrics) / 60, 1),
-        **{key: value for key, value in job.description().items() if key != "model"},
+        **{key: value for key, value in job.description.items() if key != "model"},
     }
 
 

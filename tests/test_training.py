@@ -54,7 +54,7 @@ def job(recipe: Recipe = FEW, *, seed: int = 0, count: int = 64, keep: frozenset
 
 
 def trained(job: Job, folder: Path) -> list[training.Metrics]:
-    with run.opened(folder, job.description()):
+    with run.opened(folder, job.description):
         return list(train(job, folder))
 
 
@@ -92,7 +92,7 @@ def kill_in_the_second_epoch(images):
         os.kill(os.getpid(), signal.SIGKILL)
 
 job, folder = test_training.job(), Path(sys.argv[1])
-with run.opened(folder, job.description()):
+with run.opened(folder, job.description):
     list(train(job, folder, kill_in_the_second_epoch))
 """
 
@@ -143,7 +143,7 @@ from attribkit.reference_models.training import train
 
 with workers.joined(torch.device("cpu")) as together:
     job = replace(test_training.job(test_training.WITHOUT_CHANCE), workers=together)
-    with run.opened(Path(sys.argv[1]), job.description(), together.first) as folder:
+    with run.opened(Path(sys.argv[1]), job.description, together.first) as folder:
         list(train(job, folder))
 """
 
@@ -207,7 +207,7 @@ def test_epochs_that_were_asked_for_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_trained_in_by_one_process_only(tmp_path: Path) -> None:
-    description = job().description()
+    description = job().description
     with run.opened(tmp_path, description):
         code = "import sys, json; from pathlib import Path; from attribkit.reference_models import run\n"
         code += "with run.opened(Path(sys.argv[1]), json.loads(sys.argv[2])): pass"
@@ -232,14 +232,14 @@ def test_the_folder_of_another_run_is_refused_and_left_as_it_is(
     trained(job(), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     other = replace(job(), **change)  # type: ignore[arg-type]
-    with pytest.raises(run.RunError, match=told), run.opened(tmp_path, other.description()):
+    with pytest.raises(run.RunError, match=told), run.opened(tmp_path, other.description):
         pass
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(run.RunError, match="holds something else"), run.opened(tmp_path, job().description()):
+    with pytest.raises(run.RunError, match="holds something else"), run.opened(tmp_path, job().description):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
@@ -247,7 +247,7 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = job()
     epochs = train(one, tmp_path)
-    with run.opened(tmp_path, one.description()):
+    with run.opened(tmp_path, one.description):
         next(epochs)
     before = (tmp_path / "checkpoint.pt").read_bytes()
 
