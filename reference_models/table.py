@@ -26,7 +26,7 @@ named wrongly. The paper's are for CIFAR-10 without augmentation. "CIFAR-10 (JPE
 compressed as a JPEG of quality 75, which makes it a little harder; the quick recipe augments with flips and shifts.
 
 This page is written by `make reference-table` from what the files of weights say of themselves;
-[the model card](../reference_models/MODELCARD.md) names the commands that made them.
+`reference_models/MODELCARD.md` names the commands that made them.
 
 """
 
