@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 _FORMAT = "attribkit.attribution/1"
 _WRITTEN = ".png, .npz, .safetensors or .json"
 _UNITS_SHOWN = 3
-_FOLLOWED = ("rectifier", "smooth")
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +86,7 @@ class Attribution:
     def note(self) -> str | None:
         """What a reader has to know: that the rule met nothing to act on, below the layer that was explained."""
         met = [site for site in self.sites if site.calls]
-        if self.method == "backprop" or any(site.swapped and site.kind in _FOLLOWED for site in met):
+        if self.method == "backprop" or any(site.follows for site in met):
             return None
         # The deconvnet passes by norms, and so is no plain gradient even then.
         same = "" if any(site.kind == "norm" for site in met) else ": the same as backprop"

@@ -51,6 +51,11 @@ class Site:
     calls: int
     swapped: bool
 
+    @property
+    def follows(self) -> bool:
+        """Whether the rule itself is at work here: at pools and norms it is not."""
+        return self.swapped and self.kind in ("rectifier", "smooth")
+
 
 @dataclass(frozen=True)
 class Norm:
@@ -227,7 +232,7 @@ class Rewritten(nn.Module):
             self._require_something_to_swap(self.sites, seen)
 
     def _require_something_to_swap(self, sites: Collection[Site], mentioned: Collection[str] = ()) -> None:
-        if self.rule.is_gradient or any(map(_follows, sites)):
+        if self.rule.is_gradient or any(site.follows for site in sites):
             return
         seen = {site.op for site in self.sites if site.kind not in ("pool", "norm")} | set(mentioned)
         aside = {site.op for site in sites if site.kind in self.plan.kinds}
@@ -237,10 +242,6 @@ class Rewritten(nn.Module):
             + f"; activations seen: {', '.join(sorted(seen)) or 'none'}"
             + ('; activations="all" swaps the smooth ones too' if "smooth" not in self.plan.kinds else "")
         )
-
-
-def _follows(site: Site) -> bool:
-    return site.swapped and site.kind in ("rectifier", "smooth")
 
 
 def _have_gradient(inputs: Collection[Any]) -> bool:

@@ -77,9 +77,9 @@ class Answer:
 def answers(source: Source, loaded: LoadedModel, question: Question) -> Iterator[Answer]:
     """An answer a layer."""
     from attribkit import explain
+    from attribkit.cli.options import batch
 
-    device = next(loaded.model.parameters()).device
-    x = loaded.preprocess(source.read(), question.size)[None].to(device)
+    x = batch(loaded, loaded.preprocess(source.read(), question.size))
     says = verdict(loaded, x)
     for layer in question.layers:
         start = time.perf_counter()

@@ -36,7 +36,7 @@ def command(model: str, weights: str, image: str | None, activations: str, devic
     loaded = options.loaded(model, options.without_download(model, weights), device)
     like = loaded.preprocess.example() if image is None else loaded.preprocess(image)
     noise = torch.randn(like.shape, generator=torch.Generator().manual_seed(0))
-    x = (noise if image is None else like)[None].to(next(loaded.model.parameters()).device)
+    x = options.batch(loaded, noise if image is None else like)
     checked = check(loaded.model, x, output=loaded.output, activations=activations)  # type: ignore[arg-type]
     click.echo(_as_json(loaded.name, checked) if as_json else _in_words(loaded.name, checked))
     if not checked.right:

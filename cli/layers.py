@@ -53,11 +53,10 @@ def _sites(loaded: LoadedModel) -> dict[str, list[Site]]:
     from attribkit import NothingToRewrite, rewrite
 
     found: dict[str, list[Site]] = defaultdict(list)
-    device = next(loaded.model.parameters()).device
     try:
         net = rewrite(loaded.model, "guided")
         with torch.no_grad():
-            net(loaded.preprocess.example()[None].to(device))
+            net(options.batch(loaded, loaded.preprocess.example()))
     except NothingToRewrite:
         return {}
     for site in net.sites:

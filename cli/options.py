@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,8 +11,6 @@ if TYPE_CHECKING:
     import torch
 
     from attribkit.adapters.loading import LoadedModel
-
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def _model_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
@@ -77,6 +74,12 @@ def loaded(name: str, weights: str, device: str | None) -> LoadedModel:
     found = load(name, weights)
     found.model.to(torch_device(device))
     return found
+
+
+def batch(loaded: LoadedModel, x: torch.Tensor) -> torch.Tensor:
+    """An input as a batch of one, on the model's device."""
+    parameter = next(loaded.model.parameters(), None)
+    return x[None] if parameter is None else x[None].to(parameter.device)
 
 
 def without_download(name: str, weights: str) -> str:

@@ -37,8 +37,7 @@ def command(
     if others:
         raise click.UsageError(f"{image} is several images: switches are recorded from one")
     loaded = options.loaded(model, weights, device)
-    device_of = next(loaded.model.parameters()).device
-    recorded = record_switches(loaded.model, loaded.preprocess(source.read(), size)[None].to(device_of))
+    recorded = record_switches(loaded.model, options.batch(loaded, loaded.preprocess(source.read(), size)))
     recorded.save(out)
     sites = {name: list(indices.shape[1:]) for name, indices in recorded.indices.items()}
     if as_json:

@@ -113,10 +113,6 @@ class Architecture:
     classes: int
     slope: float = 0.0
 
-    @property
-    def convs(self) -> int:
-        return sum(isinstance(step, Conv) for step in self.steps)
-
 
 ARCHITECTURES: dict[str, Architecture] = {
     **{
@@ -204,7 +200,3 @@ def _conv(
         yield f"norm{number}", nn.BatchNorm2d(width)
     if step.rectified:
         yield f"relu{number}", nn.LeakyReLU(slope) if slope else nn.ReLU()
-
-
-def parameters(net: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in net.parameters())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from attribkit.reference_models.architectures import Training
@@ -84,10 +84,3 @@ QUICK = Recipe(
 )
 
 RECIPES = {recipe.name: recipe for recipe in (PAPER, PAPER_AUGMENTED, QUICK)}
-
-
-def recipe_from(stored: dict[str, Any]) -> Recipe:
-    known = {field.name for field in fields(Recipe)}
-    if unknown := sorted(set(stored) - known):
-        raise ValueError(f"the recipe has values that this version does not know: {', '.join(unknown)}")
-    return Recipe(**stored | {"drops": tuple(stored["drops"])})

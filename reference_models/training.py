@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +53,9 @@ class Job:
     keep: frozenset[int] = frozenset()
     workers: Workers = field(default_factory=Workers)
 
-    @cached_property
+    @property
     def description(self) -> dict[str, Any]:
-        """What run.json says; the commit is that of the start, whatever is committed while it trains."""
+        """What run.json says."""
         return {
             "model": self.model,
             "recipe": self.recipe.to_dict(),
@@ -101,10 +100,12 @@ class State:
 
 def train(job: Job, folder: Path, on_step: OnStep = lambda images: None) -> Iterator[Metrics]:
     """Train, giving each epoch's figures; the folder is `run.opened`. Ends with the trained file in it."""
+    state = _resumed(job, folder) or _fresh(job)
+    if state.epoch == job.recipe.epochs and _trained_file(job, folder).is_file():
+        return
     normalisation = fit(job.data.train.images, whiten=job.recipe.whiten)
     train_set = Loader.of(job.data.train, normalisation, job.recipe, job.device)
     test_set = Loader.of(job.data.test, normalisation, job.recipe, job.device)
-    state = _resumed(job, folder) or _fresh(job)
     while state.epoch < job.recipe.epochs:
         figures = _trained_epoch(job, state, train_set, on_step)
         figures["test_error"] = error(state.net, test_set, job.recipe)
@@ -115,7 +116,7 @@ def train(job: Job, folder: Path, on_step: OnStep = lambda images: None) -> Iter
             state = _reseeded(job, state)
         elif job.workers.first:
             if state.epoch in job.keep:
-                save(folder / f"epoch-{state.epoch:03}.safetensors", _result(job, state, normalisation))
+                save(folder / f"epoch-{state.epoch:03}.safetensors", _result(job, state, normalisation, folder))
             run.save_checkpoint(folder, state.to_dict())
         yield figures
     if job.workers.first:
@@ -229,15 +230,16 @@ def _seed(job: Job, attempt: int, epoch: int) -> int:
     return ((job.seed * _ATTEMPTS + attempt) * 100_003 + epoch) * 1_009
 
 
-def _result(job: Job, state: State, normalisation: Normalisation) -> Trained:
+def _result(job: Job, state: State, normalisation: Normalisation, folder: Path) -> Trained:
     """The network with its batch norms folded away: the layers that the paper has."""
     net = build(job.model, len(job.data.classes))
     trained = fold_batch_norm(state.net) if job.recipe.batch_norm else state.net
     net.load_state_dict(trained.state_dict())
-    return Trained(net.eval(), normalisation, _facts(job, state))
+    return Trained(net.eval(), normalisation, _facts(job, state, folder))
 
 
-def _facts(job: Job, state: State) -> dict[str, Any]:
+def _facts(job: Job, state: State, folder: Path) -> dict[str, Any]:
+    """How it came about; the commit is that of the start, whatever is committed while it trains."""
     return {
         "architecture": job.model,
         "channels": 3,
@@ -246,13 +248,17 @@ def _facts(job: Job, state: State) -> dict[str, Any]:
         "epochs": state.epoch,
         "attempt": state.attempt,
         "minutes": round(sum(figures["seconds"] for figures in state.metrics) / 60, 1),
-        **{key: value for key, value in job.description.items() if key != "model"},
+        **{key: value for key, value in run.described(folder).items() if key != "model"},
     }
+
+
+def _trained_file(job: Job, folder: Path) -> Path:
+    return folder / f"{job.model}.safetensors"
 
 
 def _finish(job: Job, state: State, normalisation: Normalisation, folder: Path) -> None:
     """Write the trained file: as float16 if that names as many images rightly, and the error of each."""
-    result = _result(job, state, normalisation)
+    result = _result(job, state, normalisation, folder)
     plain = Recipe("", epochs=1)
     test_set = Loader.of(job.data.test, normalisation, plain, torch.device("cpu"))
     exact = error(result.net, test_set, plain)
@@ -266,4 +272,4 @@ def _finish(job: Job, state: State, normalisation: Normalisation, folder: Path) 
         "error": rounded if dtype == torch.float16 else exact,
         "error_float32": exact,
     }
-    save(folder / f"{job.model}.safetensors", Trained(result.net, normalisation, facts), dtype)
+    save(_trained_file(job, folder), Trained(result.net, normalisation, facts), dtype)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from attribkit.reference_models.architectures import NAMES, Training, build, parameters
+from attribkit.reference_models.architectures import NAMES, Training, build
 
 PRINTED = {
     "model_a": 839_242,
@@ -35,6 +35,10 @@ WRITTEN_OUT = {
     "all_cnn_a": "5 96 1 32, 3 96 2 16, 5 192 1 16, 3 192 2 8, 3 192 1 6, 1 192 1 6, 1 10 1 6",
     "all_cnn_c": "3 96 1 32, 3 96 1 32, 3 96 2 16, 3 192 1 16, 3 192 1 16, 3 192 2 8, 3 192 1 6, 1 192 1 6, 1 10 1 6",
 }
+
+
+def parameters(net: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in net.parameters())
 
 
 def shapes(net: nn.Module, image: Tensor) -> dict[str, tuple[int, ...]]:

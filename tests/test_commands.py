@@ -372,6 +372,14 @@ def test_what_needs_no_weights_goes_without_also_for_a_function_of_ones_own(run:
     assert "Conv2d" in run("layers", "./net.py:build").out
 
 
+def test_a_model_without_parameters_is_explained(run: Command, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef build(): return nn.Sequential(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+    )
+    done = run("explain", CAT, "--model", "./net.py:build")
+    assert (done.code, done.err) == (0, "")
+
+
 def test_check_finds_what_is_wrong(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     from attribkit import checking
 

@@ -383,3 +383,17 @@ def test_whitened_weights_refuse_images_of_another_size() -> None:
     whitening = Normalisation(torch.zeros(3, 5, 5), torch.eye(75), whitening=True)
     with pytest.raises(ValueError, match="trained on whitened images of 5x5, this one is 32x32"):
         whitening(split.images.permute(0, 3, 1, 2) / 255)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
+    """Given again, the command neither trains nor writes; the file keeps the commit that it was made by."""
+    trained(job(), tmp_path)
+    described = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps(described | {"commit": "of the start"}))
+    (tmp_path / "strided_cnn_c.safetensors").unlink()
+    assert trained(job(), tmp_path) == []
+    assert facts(tmp_path / "strided_cnn_c.safetensors")["commit"] == "of the start"
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    assert trained(job(), tmp_path) == []
+    after = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
+    assert {name for name in before if before[name] != after[name]} <= {"lock"}
