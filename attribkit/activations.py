@@ -234,13 +234,14 @@ class _Activate(Quick):
 
 def _through_mask(signal: Tensor, mask: Tensor, rectify: bool) -> Tensor:
     """`Rule.down` for a gate of zeros and ones, writing in place where that is allowed."""
-    below = signal * mask.view(torch.int8)  # by which torch multiplies faster than by bool
-    if not rectify:
-        return below
+    mask = mask.view(torch.int8)  # which torch turns into floats several times faster than bool
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or transformed():
-        return aten.relu.default(below)
-    with torch._C.DisableTorchFunction():  # or a lift that is at work takes this for a site
-        return below.relu_()
+        below = signal * mask
+        return aten.relu.default(below) if rectify else below
+    with torch._C.DisableTorchFunction():  # or a lift that is at work takes these for sites
+        # One new tensor and not two: large ones are what a backward pass spends its time on beside convolutions.
+        below = torch.empty_like(signal).copy_(mask).mul_(signal)
+        return below.relu_() if rectify else below
 
 
 # --------------------------------------------------------------------------- how a call or a module is recognised
