@@ -6,11 +6,20 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attribkit.activations import register_activation
     from attribkit.adapters.loading import LoadedModel, list_models, load
     from attribkit.attribution import Attribution
     from attribkit.explain import explain
     from attribkit.receptive_field import receptive_field
-    from attribkit.rewriting import CannotRewrite, NothingToRewrite, Rewritten, Site, record_switches, rewrite
+    from attribkit.rewriting import (
+        CannotRewrite,
+        NothingToRewrite,
+        PartlyRewritten,
+        Rewritten,
+        Site,
+        record_switches,
+        rewrite,
+    )
     from attribkit.rules import BACKPROP, DECONVNET, GUIDED, Rule
     from attribkit.surgery import fold_batch_norm, strides_to_pools
     from attribkit.switches import Switches, SwitchMismatch
@@ -26,6 +35,7 @@ __all__ = [
     "CannotRewrite",
     "LoadedModel",
     "NothingToRewrite",
+    "PartlyRewritten",
     "Rewritten",
     "Rule",
     "Site",
@@ -38,17 +48,27 @@ __all__ = [
     "load",
     "receptive_field",
     "record_switches",
+    "register_activation",
     "rewrite",
     "strides_to_pools",
 ]
 
 # Where each name lives; it is imported when it is first asked for, so that the command answers before torch is there.
 _HOMES = {
+    "activations": ("register_activation",),
     "adapters.loading": ("LoadedModel", "list_models", "load"),
     "attribution": ("Attribution",),
     "explain": ("explain",),
     "receptive_field": ("receptive_field",),
-    "rewriting": ("CannotRewrite", "NothingToRewrite", "Rewritten", "Site", "record_switches", "rewrite"),
+    "rewriting": (
+        "CannotRewrite",
+        "NothingToRewrite",
+        "PartlyRewritten",
+        "Rewritten",
+        "Site",
+        "record_switches",
+        "rewrite",
+    ),
     "rules": ("BACKPROP", "DECONVNET", "GUIDED", "Rule"),
     "surgery": ("fold_batch_norm", "strides_to_pools"),
     "switches": ("Switches", "SwitchMismatch"),

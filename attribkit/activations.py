@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -435,9 +435,9 @@ ARITHMETIC: dict[str, Callable[[Any], Activation]] = {
 }
 
 
-def from_module(module: nn.Module, kind: type[nn.Module] | None = None) -> Activation | None:
+def from_module(module: nn.Module) -> Activation | None:
     """The activation that a module is, also when it is of a subclass that keeps `forward`; None for others."""
-    kind = kind or type(module)
+    kind = type(module)
     describe = ARITHMETIC.get(f"{kind.__module__}.{kind.__qualname__}")
     if describe is None:
         known = next((k for k in kind.__mro__ if k in MODULES), None)
@@ -445,6 +445,59 @@ def from_module(module: nn.Module, kind: type[nn.Module] | None = None) -> Activ
             return None
         describe = MODULES[known]
     return describe(module)
+
+
+def register_activation(
+    module: type[nn.Module],
+    kind: Literal["rectifier", "smooth"],
+    *,
+    derivative: Callable[[Any, Tensor], Tensor] | None = None,
+    rectifier: Callable[[Any, Tensor], Tensor] | None = None,
+    falls_first: bool = False,
+) -> None:
+    """Let the rules act on an activation module of your own as they act on torch's.
+
+        attribkit.register_activation(SquaredReLU, "rectifier")
+
+    Its `forward` takes one tensor and works element by element; it runs as it is. `kind` says whether it is swapped
+    always ("rectifier") or with `activations="all"` ("smooth"). `derivative(module, x)` is its gate, by default found
+    by autograd; `rectifier(module, signal)` is what the deconvnet and guided backprop put a signal through, by default
+    a ReLU. `falls_first` is for functions like GELU, which fall before they rise: where x < 0 their gate counts as
+    closed. Registering holds for all networks that are rewritten afterwards, and for subclasses that keep `forward`.
+    """
+    if not (isinstance(module, type) and issubclass(module, nn.Module)):
+        raise TypeError(f"register_activation takes a class of modules, not {module!r}")
+    if kind not in ("rectifier", "smooth"):
+        raise ValueError(f"kind is 'rectifier' or 'smooth', not {kind!r}")
+    name = module.__name__
+    if name in OPS and module not in MODULES:
+        raise ValueError(f"an activation is already called {name!r}: give the class another name")
+    OPS[name] = Op(
+        kind,
+        _forward_out_of_place,
+        lambda x, like, m: derivative(m, x) if derivative else _derivative_by_autograd(m, x),
+        rectifier=lambda signal, m: rectifier(m, signal) if rectifier else _relu(signal),
+        one_sided=falls_first,
+    )
+    MODULES[module] = lambda m: Activation(name, (m,))
+
+
+def _forward_out_of_place(x: Tensor, module: nn.Module) -> Tensor:
+    version = x._version
+    y: Tensor = module.forward(x)
+    if x._version != version:
+        raise ValueError(f"{type(module).__name__} writes into its input, which its gate is computed from: use a copy")
+    return y
+
+
+def _derivative_by_autograd(module: nn.Module, x: Tensor) -> Tensor:
+    """f'(x) of a function that works element by element."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        y = module.forward(x)
+        if y.shape != x.shape:
+            raise ValueError(f"{type(module).__name__} is no activation: {tuple(x.shape)} becomes {tuple(y.shape)}")
+        return torch.autograd.grad(y.sum(), x)[0]
 
 
 def names_in_code(kinds: Collection[str]) -> frozenset[str]:

@@ -32,6 +32,10 @@ class NothingToRewrite(ValueError):
     """A rule found no activation to act on: the result would be a plain gradient under another name."""
 
 
+class PartlyRewritten(ValueError):
+    """`strict=True` was asked for, and some activations would keep their plain gradient."""
+
+
 class CannotRewrite(TypeError):
     """A model that has no faithful copy to rewrite."""
 
@@ -78,6 +82,7 @@ class Plan:
     overlap: str
     conditions_forward: bool
     norms: str
+    strict: bool = False
 
     def swaps(self, call: Call) -> bool:
         """Whether a site of this sort follows the rule."""
@@ -96,6 +101,7 @@ def rewrite(
     overlap: Literal["add", "overwrite"] = "add",
     replay: Literal["down", "both"] = "down",
     norms: Literal["rule", "bypass", "gradient"] = "rule",
+    strict: bool = False,
 ) -> Rewritten:
     """A network that computes what `model` computes, and runs backwards by `rule`.
 
@@ -106,9 +112,11 @@ def rewrite(
     function of `(signal, gate)`. `activations="all"` swaps the smooth ones (GELU, SiLU...) too. `switches` says how
     a signal passes max-pools: "own", recorded `Switches`, "uniform", "center" or "corner"; where windows overlap,
     signals add up or overwrite each other; `replay="both"` makes the forward pass follow the switches as well.
-    `norms` says whether LRN is bypassed: by the deconvnet only ("rule"), always or never.
+    `norms` says whether LRN is bypassed: by the deconvnet only ("rule"), always or never. `strict` refuses a model of
+    which an activation would be left alone, sigmoids that gate channels aside.
     """
-    net = rewrite_by(model, plan_of(rules.resolve(rule), activations, switches, overlap, replay, norms))
+    plan = plan_of(rules.resolve(rule), activations, switches, overlap, replay, norms)
+    net = rewrite_by(model, replace(plan, strict=strict))
     net.check_early()
     return net
 
@@ -189,6 +197,7 @@ class Rewritten(nn.Module):
             output = self.model(*args, **kwargs)
         self._note(lift)
         self._require_something_to_swap(self._seen.values())
+        self._require_all_swapped()
         if isinstance(self.plan.switches, Switches):
             self.plan.switches.check_all_used(lift.pools)
         return output
@@ -223,13 +232,14 @@ class Rewritten(nn.Module):
         self._seen = lift.sites
 
     def check_early(self) -> None:
-        """Raise `NothingToRewrite` where the code alone shows that no forward pass will meet a rectifier."""
+        """Raise where the code alone shows it: no forward pass will meet a rectifier, or `strict` is not met."""
         model = self.model
         if self.rule.is_gradient or not isinstance(model, nn.Module):
             return
         if not mentions(model, activations.names_in_code(self.plan.kinds)):
             seen = mentions(model, activations.names_in_code({"rectifier", "smooth"}))
             self._require_something_to_swap(self.sites, seen)
+        self._require_all_swapped()
 
     def _require_something_to_swap(self, sites: Collection[Site], mentioned: Collection[str] = ()) -> None:
         if self.rule.is_gradient or any(site.follows for site in sites):
@@ -242,6 +252,21 @@ class Rewritten(nn.Module):
             + f"; activations seen: {', '.join(sorted(seen)) or 'none'}"
             + ('; activations="all" swaps the smooth ones too' if "smooth" not in self.plan.kinds else "")
         )
+
+    def _require_all_swapped(self) -> None:
+        if not self.plan.strict or self.rule.is_gradient:
+            return
+        met = [site for site in self.sites if site.kind not in ("pool", "norm") and site.op not in GATES]
+        left = [site for site in met if not site.swapped and site.kind != "rectifier"]  # which the image does not pass
+        if left:
+            named = ", ".join(f"{site.name} ({site.op})" for site in left[:3]) + (", ..." if len(left) > 3 else "")
+            raise PartlyRewritten(
+                f"the {self.rule.name} rule leaves {len(left)} of {len(met)} activations alone: {named}"
+                + ('; activations="all" swaps the smooth ones too' if any(s.kind == "smooth" for s in left) else "")
+            )
+
+
+GATES = {"sigmoid", "hardsigmoid", "glu"}  # which weigh channels: no rectifiers, left alone by design
 
 
 def _have_gradient(inputs: Collection[Any]) -> bool:
@@ -341,13 +366,19 @@ class Swapped(nn.Module):
             name = self.__dict__[NAME]
             return lift.at(name, "module", self.recognise(args), args, lambda: self.original(*args, **kwargs))
 
+    def as_it_was(self) -> nn.Module:
+        """The module of its old class, with the very same contents: methods of its own are there again."""
+        twin = object.__new__(self.swapped_from)
+        object.__setattr__(twin, "__dict__", self.__dict__)
+        return twin
+
     def original(self, *args: Any, **kwargs: Any) -> Any:
         """What the module did before."""
-        return self.swapped_from.forward(self, *args, **kwargs)
+        return self.as_it_was().forward(*args, **kwargs)
 
     def recognise(self, args: tuple[Any, ...]) -> Call:
         """The activation, pool or norm that the module is when called with these."""
-        found = activations.from_module(self, self.swapped_from)
+        found = activations.from_module(self.as_it_was())
         if found is not None:
             return found
         if issubclass(self.swapped_from, nn.LocalResponseNorm):
@@ -356,7 +387,7 @@ class Swapped(nn.Module):
 
     def description(self) -> tuple[str, str, bool]:
         """Op, kind, swapped, without a call."""
-        found = activations.from_module(self, self.swapped_from)
+        found = activations.from_module(self.as_it_was())
         if found is not None:
             return found.op, found.kind, self.plan.swaps(found)
         if issubclass(self.swapped_from, nn.LocalResponseNorm):
