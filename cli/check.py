@@ -59,7 +59,8 @@ def _in_words(name: str, checked: Checked) -> str:
     lines += [_told("left alone", [site for site in met if not site.swapped])]
     if len(met) < len(checked.sites):
         lines.append(f"  never called: {', '.join(site.name for site in checked.sites if not site.calls)}")
-    lines += [f"  {'ok ' if found.holds else 'NO '} {found.promise} ({found.seen})" for found in checked.findings]
+    mark = {True: "ok ", False: "NO ", None: " - "}
+    lines += [f"  {mark[found.holds]} {found.promise} ({found.seen})" for found in checked.findings]
     return "\n".join([*lines, "right" if checked.right else "wrong"])
 
 

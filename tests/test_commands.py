@@ -359,7 +359,8 @@ def test_check_says_right_or_why_not(run: Command) -> None:
     assert right.out.splitlines()[-1] == "right"
     document = json.loads(run("check", "model_c", "--json").out)
     assert document["right"] is True
-    assert len(document["findings"]) == 6
+    assert {finding["holds"] for finding in document["findings"]} == {True}
+    assert len(document["findings"]) == 8
     refused = run("check", "timm:test_vit")
     assert refused.code == 1
     assert 'activations="all"' in refused.err
@@ -384,15 +385,27 @@ def test_check_finds_what_is_wrong(run: Command, monkeypatch: pytest.MonkeyPatch
     from attribkit import checking
 
     honest = checking.rewrite
+    swap = {"guided": "backprop", "backprop": "guided"}
 
     def crooked(model: torch.nn.Module, method: str, **options: object) -> torch.nn.Module:
-        return honest(model, "guided" if method == "backprop" else method, **options)  # type: ignore[arg-type]
+        return honest(model, swap.get(method, method), **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(checking, "rewrite", crooked)
     wrong = run("check", "model_c")
     assert wrong.code == 1
     assert "NO  backprop is torch's own gradient" in wrong.out
+    assert "NO  guided is what its rule makes" in wrong.out
+    assert "ok  deconvnet is what its rule makes" in wrong.out
     assert "not handled rightly" in wrong.err
+
+
+def test_check_says_what_it_cannot_judge(run: Command) -> None:
+    """The deconvnet passes by LRN, which autograd's graph does not show."""
+    done = run("check", "zfnet", "--json")
+    findings = {finding["promise"]: finding for finding in json.loads(done.out)["findings"]}
+    finding = findings["deconvnet is what its rule makes of torch's own graph"]
+    assert finding["holds"] is None
+    assert "local_response_norm" in finding["seen"]
 
 
 # Completion

@@ -160,9 +160,10 @@ def test_what_cannot_be_registered_is_refused() -> None:
     with pytest.raises(ValueError, match="writes into its input"):
         maps_of(attribkit.rewrite(net_of(Overwriting()), "guided"))
     attribkit.register_activation(nn.Flatten, "rectifier")
+    image = torch.ones(1, 2, 2, requires_grad=True)
+    output = attribkit.rewrite(nn.Sequential(nn.Flatten()), "guided")(image)
     with pytest.raises(ValueError, match="no activation"):
-        image = torch.ones(1, 2, 2, requires_grad=True)
-        attribkit.rewrite(nn.Sequential(nn.Flatten()), "guided")(image).sum().backward()
+        output.sum().backward()
 
 
 def partly() -> nn.Sequential:
