@@ -8,7 +8,7 @@ import warnings
 
 import click
 
-COMMANDS = ("explain", "models", "layers", "switches", "check", "train")
+COMMANDS = ("explain", "models", "layers", "switches", "check", "train", "bench")
 
 
 class Commands(click.Group):

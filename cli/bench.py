@@ -1,0 +1,132 @@
+"""`attribkit bench`: the same maps by Captum and by us."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import platform
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attribkit.cli import options
+
+if TYPE_CHECKING:
+    import torch
+
+    from attribkit.adapters.comparison import Comparison
+
+MODELS = "resnet18,vgg11,dla34,hrnet_w18_small,googlenet,densenet121,mobilenet_v2,legacy_xception"
+
+
+@click.command("bench")
+@click.option("--models", default=MODELS, show_default=True, metavar="NAMES", help="Classifiers, with commas between.")
+@click.option("--method", type=click.Choice(["guided", "deconvnet"]), default="guided", show_default=True)
+@click.option(
+    "--weights", "-w", default="none", show_default=True, metavar="default|none", help="Trained ones may be fetched."
+)
+@click.option("--image", help="Compared on this one.  [default: noise]")
+@click.option("--size", type=click.IntRange(min=1), help="The side of the square.  [default: the model's]")
+@click.option(
+    "--rounds", type=click.IntRange(min=2), default=15, show_default=True, help="Each takes its turn so often."
+)
+@options.device
+@options.as_json
+@options.quiet
+@options.debug
+def command(
+    models: str,
+    method: str,
+    weights: str,
+    image: str | None,
+    size: int | None,
+    rounds: int,
+    device: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Compare our maps with Captum's: do they agree, and if not, who is right? And what do they cost?
+
+    Who is right is told by a third way to the same map: the rule put into the finished graph of a plain forward pass.
+    Times are medians over rounds in which each takes its turn, as ratios; in brackets the quartiles.
+    """
+    if importlib.util.find_spec("captum") is None:
+        raise click.ClickException("Captum is not installed: pip install 'attribkit[captum]'")
+    from attribkit import CannotRewrite, NothingToRewrite
+    from attribkit.adapters.comparison import compare
+    from attribkit.cli.progress import tracked
+
+    compared: list[Comparison] = []
+    refused: dict[str, str] = {}
+    for name in tracked([part.strip() for part in models.split(",") if part.strip()], "models", quiet):
+        loaded = options.loaded(name, weights, device)
+        like = loaded.preprocess.example() if image is None else loaded.preprocess(image, size)
+        x = options.batch(loaded, _noise(like, size) if image is None else like)
+        try:
+            compared.append(compare(loaded.name, loaded.model, x, _target(loaded.model, x), method, rounds))
+        except (NothingToRewrite, CannotRewrite) as error:
+            refused[loaded.name] = str(error)
+    conditions = _conditions(weights, rounds, device)
+    click.echo(_as_json(conditions, compared, refused) if as_json else _as_table(conditions, compared, refused))
+
+
+def _noise(like: torch.Tensor, size: int | None) -> torch.Tensor:
+    import torch
+
+    shape = like.shape if size is None else (*like.shape[:-2], size, size)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def _target(model: torch.nn.Module, x: torch.Tensor) -> int:
+    import torch
+
+    with torch.no_grad():
+        output = model(x)
+    if not isinstance(output, torch.Tensor) or output.dim() != 2:
+        raise click.ClickException("bench compares classifiers: models whose output is images x classes")
+    return int(output[0].argmax())
+
+
+def _conditions(weights: str, rounds: int, device: str | None) -> dict[str, Any]:
+    import torch
+
+    from attribkit import __version__
+    from attribkit.adapters.comparison import VERSION
+
+    where = options.torch_device(device)
+    return {
+        "versions": {"attribkit": __version__, "captum": VERSION, "torch": torch.__version__},
+        "machine": torch.cuda.get_device_name(where) if where.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "weights": weights,
+        "rounds": rounds,
+    }
+
+
+def _as_json(conditions: dict[str, Any], compared: list[Comparison], refused: dict[str, str]) -> str:
+    rows = [asdict(one) | {"agree": one.agree, "right": one.right} for one in compared]
+    return json.dumps({**conditions, "models": rows, "refused": refused}, indent=2)
+
+
+def _as_table(conditions: dict[str, Any], compared: list[Comparison], refused: dict[str, str]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
+    told = f"{conditions['machine']}, {conditions['threads']} threads, weights {conditions['weights']}"
+    heads = ["model", "agree", "right", "time / Captum", "time / autograd", "Captum / autograd", "memory / Captum"]
+    rows = [heads, *map(_row, compared)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    notes = [f"{one.model}: Captum fails: {one.captum_error}" for one in compared if one.captum_error]
+    notes += [f"{one.model}: who is right was not judged: {one.not_judged}" for one in compared if one.not_judged]
+    notes += [f"{name}: refused: {why}" for name, why in refused.items()]
+    return "\n".join([f"{versions}; {told}", *lines, *notes])
+
+
+def _row(one: Comparison) -> list[str]:
+    agree = "" if one.apart is None else f"{'yes' if one.agree else 'no'} ({one.apart:.0e})"
+    right = "" if one.not_judged else " and ".join(one.right) or "neither"
+    memory = one.memory.get("attribkit / Captum")
+    times = [
+        str(one.time.get(pair, "")) for pair in ("attribkit / Captum", "attribkit / autograd", "Captum / autograd")
+    ]
+    return [one.model, agree, right, *times, "" if memory is None else f"{memory:.2f}"]
