@@ -33,7 +33,7 @@ net = nn.Sequential(
     *(nn.Conv2d(32, 2, 1), nn.AdaptiveMaxPool2d(1), nn.Flatten()),
 )
 optimiser = torch.optim.Adam(net.parameters(), lr=0.003)
-watched, _ = pictures(1)
+watched = pictures(1)[0]
 
 for epoch in range(1, 6):
     net.train()
