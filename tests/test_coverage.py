@@ -36,14 +36,14 @@ def coverage() -> Iterator[ModuleType]:
 
 def test_a_net_of_relu_modules_is_right_here_and_in_captum(coverage: ModuleType) -> None:
     """With its switches, too."""
-    record = coverage.examine("timm:test_resnet")
+    record = coverage.examination.examine("timm:test_resnet")
     assert (record["status"], record["replayed"]) == ("right", True)
     assert record["captum"] == {"deconvnet": "right", "guided": "right"}
 
 
 def test_relu6_is_right_here_and_passed_over_by_captum(coverage: ModuleType) -> None:
     """Captum's map is the plain gradient there."""
-    record = coverage.examine("timm:mobilenetv2_035")
+    record = coverage.examination.examine("timm:mobilenetv2_035")
     assert record["status"] == "right"
     assert record["captum"] == {"deconvnet": "silent", "guided": "silent"}
 
@@ -51,7 +51,7 @@ def test_relu6_is_right_here_and_passed_over_by_captum(coverage: ModuleType) -> 
 @pytest.mark.parametrize("name", ["timm:test_vit", "torchvision:quantized_resnet18"])
 def test_nets_without_rectifiers_and_quantized_ones_are_refused(coverage: ModuleType, name: str) -> None:
     """And the reason is kept."""
-    record = coverage.examine(name)
+    record = coverage.examination.examine(name)
     assert record["status"] == "refused"
     assert record["why"]
 
@@ -60,13 +60,13 @@ def test_a_mistake_in_the_library_is_seen(coverage: ModuleType, monkeypatch: pyt
     """Were guided backprop plain backprop, the model would be wrong; were it refused, too."""
     rewrite = attribkit.rewrite
     monkeypatch.setattr(attribkit, "rewrite", lambda model, rule, **options: rewrite(model, "backprop", **options))
-    assert coverage.examine("timm:test_resnet")["status"] == "wrong"
+    assert coverage.examination.examine("timm:test_resnet")["status"] == "wrong"
 
     def refuse(*args: Any, **options: Any) -> None:
         raise attribkit.NothingToRewrite("nothing")
 
     monkeypatch.setattr(attribkit, "rewrite", refuse)
-    assert coverage.examine("timm:test_resnet")["status"] == "wrong"
+    assert coverage.examination.examine("timm:test_resnet")["status"] == "wrong"
 
 
 def test_results_are_kept_and_not_made_again(

@@ -1,0 +1,237 @@
+"""One model under every rule, beside the oracle and beside Captum; `coverage.py` goes through them all.
+
+A model is *right* when the three rules give the oracle's maps, the forward pass is equal bit for bit, the model is as
+it was before, and recorded switches replay; *refused* when it has no rectifier between image and output, and the oracle
+finds none either: that needs no weights, and is seen on torch's meta device. So are the sites of models that are *too
+large* for the memory; their maps are not judged. *Undecided*: with random weights nothing reaches the image, or the
+rules agree there.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import captum.attr
+import torch
+from torch import Tensor, nn
+
+import attribkit
+from attribkit.adapters.loading import UnknownModel
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+from oracles import (  # type: ignore[import-not-found]  # after the path that leads there
+    attribution,
+    copied,
+    graph_of,
+    mixed_signal,
+    rectifier_of,
+    state_digest,
+    switches_of,
+    tensors_in,
+)
+from zoo import animate, relative_error  # type: ignore[import-not-found]
+
+RULES = ("backprop", "deconvnet", "guided")
+TOLERANCE = 1e-4
+NOTHING = 1e-6  # a difference that rounding makes
+SIZES = (64, 96, 160, None)  # None: the model's own
+
+Record = dict[str, Any]
+
+
+def examine(name: str) -> Record:
+    """All that is asked of one model."""
+    record = on_paper(name)
+    if record["status"] == "refused":
+        return record
+    try:
+        return record | in_full(name)
+    except NotImplementedError as error:
+        return record | {"status": "undecided", "why": str(error)}
+    except Exception as error:  # one model that fails is one line of the table
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):
+            return record | {"status": "too large", "why": "its weights and maps do not fit"}
+        return record | {"status": "failed", "why": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
+
+
+def on_paper(name: str) -> Record:
+    """What can be said without weights, on torch's meta device: whether there is anything to rewrite, and where.
+
+    "unknown" is the status of all that has to be looked at in full.
+    """
+    try:
+        with torch.device("meta"):
+            loaded = attribkit.load(name, "none")
+        model = _judged_part(loaded.model)
+        x = loaded.preprocess.example()[None].to("meta")
+        try:
+            net = attribkit.rewrite(model, "guided")
+            with torch.device("meta"):
+                net(x.clone().requires_grad_())
+        except attribkit.NothingToRewrite as error:
+            return _refusal(model, x, str(error))
+    except UnknownModel as error:
+        return {"status": "refused", "why": str(error).partition(": load")[0]}
+    except attribkit.CannotRewrite as error:
+        return {"status": "refused", "why": str(error)}
+    except Exception:  # code that reads values, which are not there
+        return {"status": "unknown"}
+    return {"status": "unknown", "parameters": sum(p.numel() for p in model.parameters()), **_sites_of(net)}
+
+
+def in_full(name: str) -> Record:
+    """The maps of one model with random weights."""
+    loaded = attribkit.load(name, "none")
+    model = _judged_part(loaded.model)
+    x = _input_that_fits(model, loaded.preprocess.example())
+    record: Record = {"input": list(x.shape[1:]), "parameters": sum(p.numel() for p in model.parameters())}
+    try:
+        net = attribkit.rewrite(model, "guided")
+        net(x.clone().requires_grad_())
+    except attribkit.NothingToRewrite as error:
+        return record | _refusal(model, x, str(error))
+    enliven(model, x)
+    record |= _sites_of(net)
+    found = _against_the_oracle(model, x)
+    if found["status"] == "wrong" and not found["problems"]:
+        # Rounding adds up over hundreds of layers: twice the digits tell it from a mistake. And torch's own batch
+        # norm is wrong on the way down for a single image whose signal comes from tokens, so two of them.
+        found = _against_the_oracle(model.double(), torch.cat([x, x.flip(-1)]).double()) | {"checked": "twice"}
+        model.float()
+    return record | found | _switches(model, x, net.sites)
+
+
+def _judged_part(model: nn.Module) -> nn.Module:
+    """The model, of detectors the backbone."""
+    detects = type(model).__module__.startswith("torchvision.models.detection")
+    return model.get_submodule("backbone") if detects else model
+
+
+def _sites_of(net: attribkit.Rewritten) -> Record:
+    return {
+        "ops": dict(Counter(site.op for site in net.sites if site.swapped)),
+        "left": dict(Counter(site.op for site in net.sites if not site.swapped)),
+        "functions": sum(site.how == "function" and site.swapped for site in net.sites),
+        "pools": sum(site.kind == "pool" for site in net.sites),
+    }
+
+
+def enliven(model: nn.Module, x: Tensor) -> None:
+    """Open what starts closed: gains, scales and last layers that are zero or tiny before training."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.detach().abs().max() < 1e-2:
+            nn.init.normal_(parameter, std=0.5) if parameter.dim() < 2 else nn.init.normal_(parameter, std=0.02)
+    animate(model, torch.randn(4, *x.shape[1:]))
+    model.eval()
+
+
+def quiet(model: nn.Module) -> nn.Module:
+    """A copy that writes nothing in place, for the oracle, from which views that are written into are hidden."""
+    copy = copied(model)
+    for module in copy.modules():
+        if getattr(module, "inplace", False) is True:
+            module.inplace = False
+    return copy
+
+
+def _input_that_fits(model: nn.Module, example: Tensor) -> Tensor:
+    """The smallest of some squares that the model takes, for speed; its own size if none."""
+    for size in SIZES:
+        shape = example.shape if size is None else (*example.shape[:-2], size, size)
+        x = torch.randn(1, *shape)
+        try:
+            with torch.no_grad():
+                model(x)
+        except Exception:  # too small a model's way of saying so is its own
+            if size is None:
+                raise
+        else:
+            return x
+    raise AssertionError("the last size raises")
+
+
+def _refusal(model: nn.Module, x: Tensor, why: str) -> Record:
+    """A refusal is right where the oracle has nothing to do either between image and output."""
+    twin = quiet(model).eval().requires_grad_(False)
+    with x.device:  # for what the model makes as it runs
+        output = twin(x.clone().requires_grad_())
+    scalar = mixed_signal(output)
+    rectifiers = [node for node in graph_of(scalar) if rectifier_of(node, "rectifiers")]
+    if rectifiers:
+        return {"status": "wrong", "why": f"refused, but has {len(rectifiers)} rectifiers"}
+    return {"status": "refused", "why": why, "captum": dict.fromkeys(RULES[1:], "silent")}
+
+
+def _against_the_oracle(model: nn.Module, x: Tensor) -> Record:
+    """Each rule's map beside the oracle's; Captum's too."""
+    twin = quiet(model)
+    # A copy, as a model may keep what it computes; and its weights without gradients, as torch may sum a Linear
+    # in another order with them (see Limits in docs/architecture.md).
+    plain = copied(model).requires_grad_(False)(x.clone().requires_grad_())
+    before = state_digest(model)
+    errors: dict[str, float] = {}
+    captums: dict[str, str] = {}
+    maps: dict[str, Tensor] = {}
+    problems = []
+    for rule in RULES:
+        image = x.clone().requires_grad_()
+        output = attribkit.rewrite(model, rule)(image)
+        if not _equal(output, plain):
+            problems.append("the forward pass differs")
+        (found,) = torch.autograd.grad(mixed_signal(output), image)
+        maps[rule] = attribution(twin, x, mixed_signal, rule)
+        if not 0 < maps[rule].abs().max().item() < float("inf"):
+            return {"status": "undecided", "why": f"the {rule} map is zero or infinite with random weights"}
+        errors[rule] = relative_error(found, maps[rule])
+    if state_digest(model) != before:
+        problems.append("the model was changed")
+    for rule in RULES[1:]:
+        captums[rule] = _captum(copied(twin), x, rule, maps)
+    contrast = relative_error(maps["guided"], maps["backprop"])
+    status = "wrong" if problems or max(errors.values()) > TOLERANCE else "right"
+    if status == "right" and contrast < 10 * TOLERANCE:
+        if contrast < NOTHING:
+            why = "its rectifiers do not lie between image and output: every rule gives the plain gradient"
+        else:
+            why = f"with random weights the rules differ by no more than {contrast:.1e}"
+        return {"status": "no effect" if contrast < NOTHING else "undecided", "why": why, "errors": errors}
+    return {"status": status, "problems": problems, "errors": errors, "contrast": contrast, "captum": captums}
+
+
+def _equal(output: Any, other: Any) -> bool:
+    """Bit for bit, wherever tensors are."""
+    pairs = zip(tensors_in(output), tensors_in(other), strict=True)
+    return all(torch.equal(one, two) for one, two in pairs)
+
+
+def _captum(model: nn.Module, x: Tensor, rule: str, right: dict[str, Tensor]) -> str:
+    """What Captum makes of a copy: right, wrong, silent (the plain gradient under another name) or an error."""
+    method = (captum.attr.GuidedBackprop if rule == "guided" else captum.attr.Deconvolution)(model)
+    method.gradient_func = lambda forward, inputs, *rest: torch.autograd.grad(mixed_signal(forward(*inputs)), inputs)
+    try:
+        found = method.attribute(x.clone().requires_grad_())
+    except Exception as error:  # in-place activations and others: Captum's answer is an error then
+        return f"error: {type(error).__name__}"
+    if relative_error(found, right[rule]) <= TOLERANCE:
+        return "right"
+    return "silent" if relative_error(found, right["backprop"]) <= TOLERANCE else "wrong"
+
+
+def _switches(model: nn.Module, x: Tensor, sites: list[attribkit.Site]) -> Record:
+    """Recorded switches are the oracle's, and replayed they give the maps of each image's own."""
+    if not any(site.kind == "pool" for site in sites):
+        return {}
+    switches = attribkit.record_switches(model, x)
+    known = [tuple(index.flatten().tolist()) for index in switches_of(quiet(model), x, mixed_signal)]
+    mine = {tuple(index.flatten().tolist()) for index in switches.indices.values()}
+    maps: list[Tensor] = []
+    for how in (switches, "own"):
+        image = x.clone().requires_grad_()
+        output = attribkit.rewrite(model, "deconvnet", switches=how)(image)
+        maps += torch.autograd.grad(mixed_signal(output), image)
+    replayed = relative_error(*maps) <= TOLERANCE and mine >= set(known)
+    return {"replayed": replayed} | ({} if replayed else {"status": "wrong", "why": "switches differ"})
