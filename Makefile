@@ -51,7 +51,7 @@ docs: $(VENV)/.docs ## build the documentation into site/
 reference-table: $(STAMP) ## write docs/reference-models.md and the model card from the bundled weights
 	$(BIN)/python -m attribkit.reference_models.table docs/reference-models.md reference_models/MODELCARD.md
 
-zoo: $(STAMP) ## every rule on 36 real architectures, with the worst error of each
+zoo: $(STAMP) ## every rule on 40 real architectures, with the worst error of each
 	OMP_NUM_THREADS=1 $(BIN)/python tests/zoo.py
 
 clean: ## remove what the other targets made, except .venv

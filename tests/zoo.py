@@ -85,6 +85,10 @@ ZOO = [
     Entry("timm:dpn68"),
     Entry("timm:ese_vovnet19b_dw"),
     Entry("timm:tresnet_m", ops=("relu", "leaky_relu")),
+    Entry("timm:resnetblur18"),
+    Entry("timm:gernet_s"),
+    Entry("timm:fbnetc_100"),
+    Entry("timm:resnetv2_50d_gn"),
 ]
 
 
