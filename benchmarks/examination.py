@@ -17,6 +17,7 @@ from typing import Any
 import captum.attr
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import attribkit
 from attribkit.adapters.loading import UnknownModel
@@ -157,13 +158,30 @@ def _input_that_fits(model: nn.Module, example: Tensor) -> Tensor:
 def _refusal(model: nn.Module, x: Tensor, why: str) -> Record:
     """A refusal is right where the oracle has nothing to do either between image and output."""
     twin = quiet(model).eval().requires_grad_(False)
-    with x.device:  # for what the model makes as it runs
+    with x.device, _Called() as called:  # the device is for what the model makes as it runs
         output = twin(x.clone().requires_grad_())
-    scalar = mixed_signal(output)
-    rectifiers = [node for node in graph_of(scalar) if rectifier_of(node, "rectifiers")]
+    try:
+        rectifiers = [node.name() for node in graph_of(mixed_signal(output)) if rectifier_of(node, "rectifiers")]
+    except NotImplementedError:  # a part of the graph is hidden: then not one may have been called
+        rectifiers = sorted(called.names & RECTIFYING)
     if rectifiers:
-        return {"status": "wrong", "why": f"refused, but has {len(rectifiers)} rectifiers"}
+        return {"status": "wrong", "why": f"refused, but has {', '.join(rectifiers)}"}
     return {"status": "refused", "why": why, "captum": dict.fromkeys(RULES[1:], "silent")}
+
+
+class _Called(TorchDispatchMode):
+    """The names of all operators that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__.rstrip("_"))
+        return func(*args, **(kwargs or {}))
+
+
+RECTIFYING = {"relu", "hardtanh", "leaky_relu", "rrelu_with_noise", "_prelu_kernel", "threshold", "clamp", "clamp_min"}
 
 
 def _against_the_oracle(model: nn.Module, x: Tensor) -> Record:
