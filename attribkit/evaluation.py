@@ -1,9 +1,9 @@
 """Metrics for attribution maps, of whichever tool they come from. docs/metrics.md says what each means and cannot tell.
 
 Maps and images are N x C x H x W; a map may have another number of colours than its image (one, say). Results have
-one value an image, in float64. NaN stands for *undefined*: a map that is zero everywhere has no direction, a constant
-one no ranks. Count them (`values.isnan().sum()`) before you average the others with `nanmean`. NaN in what is given
-is an error.
+one value an image, so that methods can be compared image by image. NaN stands for *undefined*: a map that is zero
+everywhere has no direction, a constant one no ranks. Count them (`values.isnan().sum()`) before you average the others
+with `nanmean`. NaN in what is given is an error.
 """
 
 from __future__ import annotations
@@ -118,6 +118,8 @@ def found_sources(maps: Tensor, images: Tensor, sources: Tensor | None = None) -
 
     Map i comes from image i, or from image `sources[i]`. A tie does not count as found: a constant map, which fits no
     image, is never right, and neither is the map of an image that occurs twice.
+
+    The correlation keeps signs within a map. Where a map has none, give `magnitude(maps)` and `sobel_maps(images)`.
     """
     fits = source_correlations(maps, images).nan_to_num(-1)
     if sources is None and len(maps) != len(images):
