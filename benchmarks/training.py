@@ -35,7 +35,7 @@ def main() -> None:
     device = torch.device(asked.device)
     data = read(asked.data)
     few = Data(Split(data.train.images[: asked.images], data.train.labels[: asked.images]), *_rest(data))
-    job = Job(asked.model, replace(QUICK, epochs=2 * _TURNS), 0, few, device)
+    job = Job(asked.model, replace(QUICK, epochs=2 * _TURNS, piece=1.0), 0, few, device)
     loader = Loader.of(few.train, fit(few.train.images, whiten=False), job.recipe, device)
     state = training._fresh(job)
     bare_rate(job, state, loader, steps=2)  # the first passes of a process are slow

@@ -114,7 +114,7 @@ def _one_after_the_other(
 ) -> None:
     from attribkit.reference_models.architectures import architecture
     from attribkit.reference_models.data import read
-    from attribkit.reference_models.training import Job
+    from attribkit.reference_models.training import Job, suited
     from attribkit.reference_models.workers import joined
 
     for model, _ in folders:
@@ -125,7 +125,7 @@ def _one_after_the_other(
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped in the same way as by Ctrl-C
     with joined(device) as workers:
         for (model, seed), folder in folders.items():
-            job = Job(model, recipe, seed, data, device, kept, workers)
+            job = Job(model, suited(recipe, model, data), seed, data, device, kept, workers)
             job.check()
             _train(job, folder, quiet or not workers.first)
 

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 
@@ -142,6 +143,16 @@ def architecture(name: str) -> Architecture:
         near = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.4) or NAMES
         raise ValueError(f"there is no reference model {name!r}; try {', '.join(near)}")
     return ARCHITECTURES[name]
+
+
+def takes(name: str, height: int, width: int) -> bool:
+    """Whether the network `name` can be run on images of this size."""
+    with torch.device("meta"):
+        try:
+            build(name)(torch.empty(1, 3, height, width))
+        except RuntimeError:  # a kernel larger than what is left of the image
+            return False
+    return True
 
 
 def build(

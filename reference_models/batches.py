@@ -35,26 +35,28 @@ class Loader:
         margin = (0, 0, *[recipe.shift] * 4)
         return cls(F.pad(images, margin), split.labels.to(device), recipe.shift, recipe.flip)
 
-    def epoch(self, batch: int, generator: torch.Generator) -> Iterator[Batch]:
-        """Every image once, but for those that do not fill a last batch (they are others every time)."""
+    def epoch(self, batch: int, generator: torch.Generator, piece: float = 1.0) -> Iterator[Batch]:
+        """Every image once, but for those that do not fill a last batch (they are others every time).
+
+        Below 1, `piece` is the share of the sides of what is cut out, anywhere from an image and its margin.
+        """
         count = len(self.labels)
         order = torch.randperm(count, generator=generator)
-        offsets = torch.randint(2 * self.shift + 1, (2, count), generator=generator)
+        sides = [(side, round(piece * (side - 2 * self.shift))) for side in self.images.shape[1:3]]
+        starts = [torch.randint(side - cut + 1, (count,), generator=generator) for side, cut in sides]
         mirrored = torch.rand(count, generator=generator) < (0.5 if self.flip else 0)
         # Drawn on the CPU, the same for every device, and brought there at once.
-        order, offsets, mirrored = (drawn.to(self.labels.device) for drawn in (order, offsets, mirrored))
+        order, down, right, mirrored = (drawn.to(self.labels.device) for drawn in (order, *starts, mirrored))
+        rows, columns = (torch.arange(cut, device=self.labels.device) for _, cut in sides)
         for start in range(0, self.steps(batch) * batch, batch):
             part = slice(start, start + batch)
             chosen = order[part]
-            yield self._cut(chosen, offsets[:, part], mirrored[part]), self.labels[chosen]
+            across = torch.where(mirrored[part, None], columns.flip(0), columns) + right[part, None]
+            yield self._cut(chosen, down[part, None] + rows, across), self.labels[chosen]
 
     def steps(self, batch: int) -> int:
         return max(1, len(self.labels) // batch)
 
-    def _cut(self, chosen: Tensor, offsets: Tensor, mirrored: Tensor) -> Tensor:
-        height, width = (side - 2 * self.shift for side in self.images.shape[1:3])
-        rows = offsets[0][:, None] + torch.arange(height, device=chosen.device)
-        columns = offsets[1][:, None] + torch.arange(width, device=chosen.device)
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    def _cut(self, chosen: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         cut = self.images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
         return cut.permute(0, 3, 1, 2)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 
 from attribkit.reference_models import run
-from attribkit.reference_models.architectures import architecture, build
+from attribkit.reference_models.architectures import architecture, build, takes
 from attribkit.reference_models.batches import Loader
 from attribkit.reference_models.data import Data
 from attribkit.reference_models.muon import Muon
@@ -76,6 +76,12 @@ class Job:
             raise ValueError(f"a batch of {self.recipe.batch} cannot be shared among {self.workers.count} processes")
         if self.recipe.batch_norm and self.workers.count > 1 and self.device.type == "cpu":
             raise ValueError("batch norm over several processes needs GPUs: use --recipe paper, or one process")
+
+
+def suited(recipe: Recipe, model: str, data: Data) -> Recipe:
+    """The recipe, with whole images throughout where the network is too large for pieces of them."""
+    sides = [round(recipe.piece * side) for side in data.train.images.shape[1:3]]
+    return recipe if takes(model, *sides) else replace(recipe, piece=1.0)
 
 
 @dataclass
@@ -160,6 +166,7 @@ def _resumed(job: Job, folder: Path) -> State | None:
 
 def _trained_epoch(job: Job, state: State, loader: Loader, on_step: OnStep) -> Metrics:
     recipe, workers = job.recipe, job.workers
+    piece = recipe.seen(state.epoch / recipe.epochs)
     seed = _seed(job, state.attempt, state.epoch + 1)
     generator = torch.Generator().manual_seed(seed)
     steps, total = loader.steps(recipe.batch), torch.zeros((), device=job.device)
@@ -167,7 +174,7 @@ def _trained_epoch(job: Job, state: State, loader: Loader, on_step: OnStep) -> M
     start = time.perf_counter()
     with torch.random.fork_rng():
         torch.manual_seed(seed + workers.rank)  # dropout
-        for step, (images, labels) in enumerate(loader.epoch(recipe.batch, generator)):
+        for step, (images, labels) in enumerate(loader.epoch(recipe.batch, generator, piece)):
             slowed = recipe.slowed((state.epoch + (step + 0.5) / steps) / recipe.epochs)
             for group in state.optimiser.param_groups:
                 group["lr"] = group["full_rate"] * slowed

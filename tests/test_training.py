@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_64_images_are_learnt_by_heart(tmp_path: Path) -> None:
-    recipe = replace(QUICK, epochs=14, batch=32, shift=0, flip=False, dropout=0.0, label_smoothing=0.0)
+    recipe = replace(QUICK, epochs=14, batch=32, shift=0, flip=False, piece=1.0, label_smoothing=0.0)
     one = job(recipe)
     learning = replace(one, data=replace(one.data, test=one.data.train))
     assert trained(learning, tmp_path)[-1]["test_error"] == 0
@@ -78,6 +79,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[2])
 from pathlib import Path
+from typing import Any
 import torch
 torch.set_num_threads(1)
 import test_training
@@ -135,6 +137,7 @@ import sys
 sys.path.insert(0, sys.argv[2])
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 import torch
 torch.set_num_threads(1)
 import test_training
@@ -330,6 +333,51 @@ def ways(image: torch.Tensor, shift: int) -> list[torch.Tensor]:
                 moved[:, row, low:high] = image[row + down, low + right : high + right].T
             found += [moved, moved.flip(2)]
     return found
+
+
+def test_pieces_are_cut_from_anywhere_in_an_image_and_its_margin() -> None:
+    """Each is found in its image by a loop over all places, and all corners come up."""
+    split = pictures(24)
+    loader = plain_loader(split, replace(FEW, shift=2, flip=False))
+    places = set()
+    for seed in range(20):
+        images, labels = next(iter(loader.epoch(24, torch.Generator().manual_seed(seed), piece=0.75)))
+        assert images.shape == (24, 3, 24, 24)
+        for image, label in zip(images.round()[:4], labels, strict=False):
+            found = [
+                (down, right)
+                for index in range(24)
+                if split.labels[index] == label
+                for framed in [torch.nn.functional.pad(split.images[index].permute(2, 0, 1).float(), [2] * 4)]
+                for down in range(13)
+                for right in range(13)
+                if torch.equal(image, framed[:, down : down + 24, right : right + 24])
+            ]
+            assert len(found) == 1
+            places |= set(found)
+    assert {min(downs) for downs in zip(*places, strict=True)} == {0}
+    assert {max(downs) for downs in zip(*places, strict=True)} == {12}
+
+
+def test_a_run_sees_pieces_first_and_whole_images_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the recipe says; a network that pieces are too small for sees whole images throughout."""
+    shown: list[int] = []
+    plain = training._loss
+
+    def watched(net: torch.nn.Module, images: torch.Tensor, *rest: Any) -> torch.Tensor:
+        shown.append(images.shape[-1])
+        return plain(net, images, *rest)
+
+    monkeypatch.setattr(training, "_loss", watched)
+    one = job(replace(FEW, epochs=4, batch=64, piece=0.75, pieces_until=0.5))
+    state = training._fresh(one)
+    loader = batches.Loader.of(one.data.train, fit(one.data.train.images, whiten=False), one.recipe, CPU)
+    for state.epoch in range(4):
+        training._trained_epoch(one, state, loader, lambda images: None)
+    assert shown == [24, 24, 32, 32]
+    assert training.suited(QUICK, "all_cnn_c", one.data) == QUICK
+    large = replace(one.data, train=Split(torch.zeros(2, 126, 126, 3, dtype=torch.uint8), one.data.train.labels[:2]))
+    assert training.suited(QUICK, "large_all_cnn", large) == replace(QUICK, piece=1.0)
 
 
 def test_without_augmentation_images_are_as_they_were() -> None:
