@@ -23,7 +23,8 @@ _HEAD = """# Reference models
 
 The networks of "Striving for Simplicity", trained by `attribkit train`. Errors are percent of the 10,000 test images
 named wrongly. The paper's are for CIFAR-10 without augmentation. "CIFAR-10 (JPEG)" is CIFAR-10 with every image
-compressed as a JPEG of quality 75, which makes it a little harder; the quick recipe augments with flips, shifts and pieces.
+compressed as a JPEG of quality 75, which makes it a little harder; the quick recipe augments with flips, shifts and
+pieces.
 
 This page is written by `make reference-table` from what the files of weights say of themselves;
 `reference_models/MODELCARD.md` names the commands that made them.
