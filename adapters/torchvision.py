@@ -76,6 +76,8 @@ def _options(name: str, classes: int | None, state: State | None) -> dict[str, A
     if name in ("googlenet", "inception_v3"):
         options |= {"init_weights": False, "transform_input": True}  # its usual initialisation takes a minute
     module = models.get_model_builder(name).__module__
+    if module.endswith(".vision_transformer"):  # its own size has to be that of its preprocessing
+        options["image_size"] = models.get_model_weights(name).DEFAULT.meta["min_size"][0]
     if module.startswith(("torchvision.models.detection", "torchvision.models.segmentation")):
         options["weights_backbone"] = None
     if ".segmentation." in module and any(key.startswith("aux_classifier.") for key in state or ()):

@@ -4,8 +4,8 @@
     python benchmarks/coverage.py --sample         # a tenth, another one each day
     python benchmarks/coverage.py 'timm:resnet*'   # some
 
-Results go line by line into runs/coverage.jsonl, and what is there for these versions and this engine is not done
-again. A run over all models writes docs/coverage.md. Each model has a process of its own with a limit of memory.
+Results go line by line into runs/coverage.jsonl, and what is settled there for these versions and this engine is not
+done again. A run over all models writes docs/coverage.md. Each model has a process of its own with a limit of memory.
 """
 
 from __future__ import annotations
@@ -109,22 +109,21 @@ def _end(process: BaseProcess) -> None:
 @cache
 def stamp() -> dict[str, str]:
     """What a result holds for: a change of any of these asks for a new one."""
-    sources = [
-        *(ROOT / "attribkit" / f"{part}.py" for part in ENGINE),
-        ROOT / "tests" / "oracles.py",
-        ROOT / "benchmarks" / "examination.py",
-    ]
+    sources = [*(ROOT / "attribkit" / f"{part}.py" for part in ENGINE), ROOT / "tests" / "oracles.py"]
     engine = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
     libraries = {library.__name__: library.__version__ for library in (torch, torchvision, timm, captum)}
     return libraries | {"engine": engine}
 
 
+SETTLED = ("right", "refused", "too large")
+
+
 def known() -> dict[str, Record]:
-    """The results that hold for what is installed."""
+    """The results that hold for what is installed; what they leave open is looked at again."""
     if not RESULTS.exists():
         return {}
     lines = map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())
-    return {line["name"]: line for line in lines if line["stamp"] == stamp()}
+    return {line["name"]: line for line in lines if line["stamp"] == stamp() and line["status"] in SETTLED}
 
 
 def family(name: str) -> str:

@@ -7,7 +7,7 @@ every metric gives one score an image. What is compared sees the same images and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -94,6 +94,11 @@ class Subject:
                 "class": Units(None, logits.argmax(1)),
             }
 
+    def first(self, count: int) -> Subject:
+        """The same of the first images only."""
+        images, pictures = self.images[:count], self.pictures[:count]
+        return replace(self, images=images, pictures=pictures)
+
 
 def subject(
     name: str, weights: str, net: nn.Module, layers: tuple[str, str], images: Tensor, pictures: Tensor
@@ -163,9 +168,12 @@ def _reached(rewritten: Any, layer: str, x: Tensor) -> Tensor:
 Scored = dict[str, dict[str, dict[str, dict[str, list[float]]]]]  # metric, unit, condition, rule -> a score an image
 
 
-def scores(one: Subject, *, steps: int, seed: int, on_step: Callable[[str], None] = lambda told: None) -> Scored:
-    """Every metric for every kind of unit, condition and rule."""
+def scores(
+    one: Subject, *, asked: int, steps: int, seed: int, on_step: Callable[[str], None] = lambda told: None
+) -> Scored:
+    """Every metric for every kind of unit, condition and rule; those of logits for the first `asked` images only."""
     found: Scored = {}
+    few = one.first(asked)
     for kind in one.units:
         for metric in MARGINS:
             if metric in OF_LOGITS and kind != "class":
@@ -175,7 +183,7 @@ def scores(one: Subject, *, steps: int, seed: int, on_step: Callable[[str], None
                 if metric in OF_LOGITS and condition not in (WITH, one.without):
                     continue  # they take most of the time
                 on_step(f"{one.name}, {one.weights}: {metric}, {kind}, {condition}")
-                judge = _JUDGES[metric](one, kind, net, steps, seed)
+                judge = _JUDGES[metric](few if metric in OF_LOGITS else one, kind, net, steps, seed)
                 cells[condition] = {rule: judge(partial(maps_of, net, way, rule)).tolist() for rule in RULES}
     return found
 

@@ -259,6 +259,15 @@ def test_reference_models_carry_their_normalisation_and_classes(tmp_path: Path) 
         attribkit.load("strided_cnn_c", tmp_path / "w.safetensors", classes=5)
 
 
+@pytest.mark.parametrize("name", ["vit_b_16", "vit_h_14"])
+def test_without_weights_a_net_of_one_size_takes_what_its_preprocessing_gives(name: str) -> None:
+    """torchvision builds vit_h_14 for another size with its weights than without."""
+    with torch.device("meta"):  # 632 million weights
+        loaded = attribkit.load(f"torchvision:{name}", "none")
+    x = loaded.preprocess(PICTURE)[None].to("meta")
+    assert loaded.model(x).shape == (1, 1000)
+
+
 def test_fully_convolutional_nets_take_any_size() -> None:
     """224 pixels instead of 32."""
     loaded = attribkit.load("reference:all_cnn_c", "none", classes=4)

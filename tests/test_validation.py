@@ -79,7 +79,7 @@ def test_another_images_switches_are_anothers(pooled: Subject) -> None:
 
 @pytest.fixture(scope="module")
 def scored(strided: Subject) -> validation.Scored:
-    return validation.scores(strided, steps=4, seed=0)
+    return validation.scores(strided, asked=COUNT, steps=4, seed=0)
 
 
 def test_every_cell_has_a_score_an_image(scored: validation.Scored) -> None:
@@ -113,7 +113,7 @@ def test_a_mosaic_needs_images_of_other_classes(strided: Subject, scored: valida
 
 
 def test_the_same_seed_gives_the_same_scores(strided: Subject, scored: validation.Scored) -> None:
-    assert str(validation.scores(strided, steps=4, seed=0)) == str(scored)  # NaN is not equal to itself
+    assert str(validation.scores(strided, asked=COUNT, steps=4, seed=0)) == str(scored)  # NaN is not equal to itself
 
 
 def test_losses_and_verdicts_follow_from_the_scores() -> None:
