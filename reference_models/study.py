@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -165,14 +166,22 @@ def results(documents: dict[Part, dict[str, Any]], settings: Settings, lacking: 
         }
         found = validation.judged(scored, document["without"], resamples=settings.resamples, seed=settings.seed)
         network = networks.setdefault(part.network, {})
-        if part.weights == "trained":
+        is_trained = part.weights == "trained"  # the others are there to compare with
+        if is_trained:
             network["verdict"] = validation.verdicts(found)
         network[part.weights] = {
             "errors": document["errors"],
             "without": document["without"],
-            "figures": [asdict(one) | ({} if part.weights == "trained" else {"verdict": None}) for one in found],
+            "figures": [_plain(asdict(one)) | ({} if is_trained else {"verdict": None}) for one in found],
         }
     return {"settings": asdict(settings), "margins": validation.MARGINS, "networks": networks, "missing": lacking}
+
+
+def _plain(value: Any) -> Any:
+    """Without the numbers that JSON does not know: the mean of nothing, an interval without end."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _defined(row: list[float | None]) -> list[float]:
