@@ -123,7 +123,8 @@ def known() -> dict[str, Record]:
     if not RESULTS.exists():
         return {}
     lines = map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())
-    return {line["name"]: line for line in lines if line["stamp"] == stamp() and line["status"] in SETTLED}
+    settled = (line for line in lines if line["stamp"] == stamp() and line["status"] in SETTLED and "pools" in line)
+    return {line["name"]: line for line in settled}
 
 
 def family(name: str) -> str:

@@ -48,7 +48,7 @@ Record = dict[str, Any]
 def examine(name: str) -> Record:
     """All that is asked of one model."""
     record = on_paper(name)
-    if record["status"] == "refused":
+    if record["status"] == "refused" and not record["pools"]:
         return record
     try:
         return record | in_full(name)
@@ -77,9 +77,9 @@ def on_paper(name: str) -> Record:
         except attribkit.NothingToRewrite as error:
             return _refusal(model, x, str(error))
     except UnknownModel as error:
-        return {"status": "refused", "why": str(error).partition(": load")[0]}
+        return {"status": "refused", "why": str(error).partition(": load")[0], "pools": 0}
     except attribkit.CannotRewrite as error:
-        return {"status": "refused", "why": str(error)}
+        return {"status": "refused", "why": str(error), "pools": 0}
     except Exception:  # code that reads values, which are not there
         return {"status": "unknown"}
     return {"status": "unknown", "parameters": sum(p.numel() for p in model.parameters()), **_sites_of(net)}
@@ -95,7 +95,7 @@ def in_full(name: str) -> Record:
         net = attribkit.rewrite(model, "guided")
         net(x.clone().requires_grad_())
     except attribkit.NothingToRewrite as error:
-        return record | _refusal(model, x, str(error))
+        return record | _refusal(model, x, str(error)) | _switches(model, x, "backprop")
     enliven(model, x)
     record |= _sites_of(net)
     found = _against_the_oracle(model, x)
@@ -104,7 +104,7 @@ def in_full(name: str) -> Record:
         # norm is wrong on the way down for a single image whose signal comes from tokens, so two of them.
         found = _against_the_oracle(model.double(), torch.cat([x, x.flip(-1)]).double()) | {"checked": "twice"}
         model.float()
-    return record | found | _switches(model, x, net.sites)
+    return record | found | _switches(model, x, "deconvnet")
 
 
 def _judged_part(model: nn.Module) -> nn.Module:
@@ -189,7 +189,15 @@ def _refusal(model: nn.Module, x: Tensor, why: str) -> Record:
         rectifiers = sorted(called.names & RECTIFYING)
     if rectifiers:
         return {"status": "wrong", "why": f"refused, but has {', '.join(rectifiers)}"}
-    return {"status": "refused", "why": why, "captum": dict.fromkeys(RULES[1:], "silent")}
+    return {"status": "refused", "why": why, "captum": dict.fromkeys(RULES[1:], "silent"), "pools": _pools(model, x)}
+
+
+def _pools(model: nn.Module, x: Tensor) -> int:
+    """How many max-pools a forward pass meets."""
+    net = attribkit.rewrite(model, "backprop")
+    with x.device, torch.no_grad():
+        net(x)
+    return sum(site.kind == "pool" for site in net.sites)
 
 
 class _Called(TorchDispatchMode):
@@ -271,9 +279,9 @@ def _captum(model: nn.Module, x: Tensor, rule: str, right: dict[str, Tensor]) ->
     return "silent" if relative_error(found, right["backprop"]) <= TOLERANCE else "wrong"
 
 
-def _switches(model: nn.Module, x: Tensor, sites: list[attribkit.Site]) -> Record:
+def _switches(model: nn.Module, x: Tensor, rule: str) -> Record:
     """Recorded switches are the oracle's, and replayed they give the maps of each image's own."""
-    if not any(site.kind == "pool" for site in sites):
+    if not _pools(model, x):
         return {}
     switches = attribkit.record_switches(model, x)
     known = [tuple(index.flatten().tolist()) for index in switches_of(quiet(model), x, mixed_signal)]
@@ -281,7 +289,7 @@ def _switches(model: nn.Module, x: Tensor, sites: list[attribkit.Site]) -> Recor
     maps: list[Tensor] = []
     for how in (switches, "own"):
         image = x.clone().requires_grad_()
-        output = attribkit.rewrite(model, "deconvnet", switches=how)(image)
+        output = attribkit.rewrite(model, rule, switches=how)(image)
         maps += torch.autograd.grad(mixed_signal(output), image)
     replayed = relative_error(*maps) <= TOLERANCE and mine >= set(known)
     return {"replayed": replayed} | ({} if replayed else {"status": "wrong", "why": "switches differ"})
