@@ -95,7 +95,8 @@ def in_full(name: str) -> Record:
         net = attribkit.rewrite(model, "guided")
         net(x.clone().requires_grad_())
     except attribkit.NothingToRewrite as error:
-        return record | _refusal(model, x, str(error)) | _switches(model, x, "backprop")
+        record |= _refusal(model, x, str(error))
+        return record | (_switches(model, x, "backprop") if record["status"] == "refused" else {})
     enliven(model, x)
     record |= _sites_of(net)
     found = _against_the_oracle(model, x)
