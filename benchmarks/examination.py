@@ -91,13 +91,13 @@ def in_full(name: str) -> Record:
     model = _judged_part(loaded.model)
     x = _input_that_fits(model, loaded.preprocess.example())
     record: Record = {"input": list(x.shape[1:]), "parameters": sum(p.numel() for p in model.parameters())}
+    enliven(model, x)
     try:
         net = attribkit.rewrite(model, "guided")
         net(x.clone().requires_grad_())
     except attribkit.NothingToRewrite as error:
         record |= _refusal(model, x, str(error))
         return record | (_switches(model, x, "backprop") if record["status"] == "refused" else {})
-    enliven(model, x)
     record |= _sites_of(net)
     found = _against_the_oracle(model, x)
     if found["status"] == "wrong" and not found["problems"]:
