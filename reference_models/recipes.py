@@ -71,7 +71,7 @@ PAPER_AUGMENTED = replace(PAPER, name="paper-augmented", flip=True, shift=5)
 # Into the neighbourhood of the paper's errors in a few hours on two cores.
 QUICK = Recipe(
     "quick",
-    epochs=20,
+    epochs=18,
     batch=512,
     optimiser="muon",
     rate=0.15,
