@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,8 +12,9 @@ import captum.attr
 import torch
 from torch import Tensor, nn
 
+from attribkit.checking import largest_difference
 from attribkit.measuring import Ratio, peak_bytes, ratio, seconds_in_turns
-from attribkit.referee import NoVerdict, refereed
+from attribkit.referee import NoVerdict, plain_copy, refereed
 from attribkit.rewriting import rewrite
 from attribkit.rules import RULES
 
@@ -58,7 +58,7 @@ class Comparison:
 def compare(name: str, model: nn.Module, x: Tensor, target: int, method: str, rounds: int) -> Comparison:
     """Captum, ours and plain autograd on the same model, image and class, in turns."""
     net = rewrite(model, method)
-    theirs = CAPTUM[method](copy.deepcopy(model))
+    theirs = CAPTUM[method](plain_copy(model))
 
     def by_captum() -> Tensor:
         with warnings.catch_warnings():
@@ -84,10 +84,10 @@ def compare(name: str, model: nn.Module, x: Tensor, target: int, method: str, ro
         shape=tuple(x.shape),
         target=target,
         captum_error=error,
-        apart=None if error else _apart(maps["attribkit"], maps["Captum"]),
+        apart=None if error else largest_difference(maps["attribkit"], maps["Captum"]),
         from_referee={}
         if refereed_map is None
-        else {who: _apart(maps[who], refereed_map) for who in ("attribkit", "Captum") if who in maps},
+        else {who: largest_difference(maps[who], refereed_map) for who in ("attribkit", "Captum") if who in maps},
         not_judged=not_judged,
         time={f"{one} / {other}": ratio(taken, one, other) for one, other in pairs},
         memory={f"{one} / {other}": peaks[one] / peaks[other] for one, other in pairs},
@@ -115,7 +115,3 @@ def _by_the_referee(model: nn.Module, x: Tensor, target: int, method: str) -> tu
         return refereed(model, x, lambda output: output[:, target], RULES[method]), ""
     except NoVerdict as reason:
         return None, str(reason)
-
-
-def _apart(one: Tensor, other: Tensor) -> float:
-    return float((one - other).abs().max() / other.abs().max().clamp(min=1e-30))

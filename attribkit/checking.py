@@ -117,17 +117,17 @@ def _same_output(method: str, run: Run, expected: Run) -> Finding:
     promise = f"under {method} the output is the model's, bit for bit"
     if torch.equal(run[0], expected[0]):
         return Finding(promise, True, "equal")
-    return Finding(promise, False, f"they differ by {_apart(run[0], expected[0]):.1e} of the largest value")
+    return Finding(promise, False, f"they differ by {largest_difference(run[0], expected[0]):.1e} of the largest value")
 
 
 def _same_gradient(promise: str, run: Run, expected: Run) -> Finding:
     if not run[1].any() and not expected[1].any():
         return Finding(promise, None, "not judged: on this image, with these weights, both are zero")
-    apart = _apart(run[1], expected[1])
+    apart = largest_difference(run[1], expected[1])
     return Finding(promise, apart <= _TOLERANCE, f"they differ by {apart:.1e} of the largest value")
 
 
-def _apart(one: Tensor, other: Tensor) -> float:
+def largest_difference(one: Tensor, other: Tensor) -> float:
     """The largest difference, over the largest value; infinite where one is NaN and the other is not."""
     size = float(other.abs().max()) or 1.0
     apart = float((one - other).abs().max()) / size

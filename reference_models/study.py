@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ from attribkit.reference_models import validation
 from attribkit.reference_models.data import Data
 from attribkit.reference_models.validation import Subject
 
-NETWORKS = ("all_cnn_c", "convpool_cnn_c", "model_c")
 WEIGHTS = ("trained", "untrained", "upper third random")
 
 
@@ -65,12 +65,12 @@ def missing(networks: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def run(part: Part, data: Data, settings: Settings, folder: Path, told: Callable[[str], None] = lambda _: None) -> None:
+def run(part: Part, data: Data, settings: Settings, folder: Path) -> None:
     """Score one part and keep it in the folder, unless it is there already with the same settings."""
     if kept(part, data, settings, folder) is not None:
         return
     one, labels = subject_of(part, data, settings)
-    scored = validation.scores(one, asked=settings.asked, steps=settings.steps, seed=settings.seed, on_step=told)
+    scored = validation.scores(one, asked=settings.asked, steps=settings.steps, seed=settings.seed)
     document = {
         "key": _key(part, data, settings),
         "without": one.without,
@@ -105,8 +105,8 @@ def subject_of(part: Part, data: Data, settings: Settings) -> tuple[Subject, Ten
     loaded = load(part.network)
     images = torch.stack([loaded.preprocess(image) for image in data.test.images[drawn].numpy()])
     trained = validation.subject(part.network, "trained", loaded.model, _layers(loaded.model), images, pictures)
-    found = [trained, *validation.with_other_weights(trained, settings.seed)]
-    return next(one for one in found if one.weights == part.weights), data.test.labels[drawn]
+    subjects = chain([trained], validation.with_other_weights(trained, settings.seed))
+    return next(one for one in subjects if one.weights == part.weights), data.test.labels[drawn]
 
 
 def _drawn(labels: Tensor, count: int, seed: int) -> Tensor:

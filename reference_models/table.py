@@ -1,17 +1,19 @@
 """The table of the reference models: the paper's errors beside ours, from the weights that come along.
 
-python -m attribkit.reference_models.table docs/reference-models.md
+python -m attribkit.reference_models.table docs/reference-models.md reference_models/MODELCARD.md
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from attribkit.files import write_whole
 from attribkit.reference_models import trained
 from attribkit.reference_models.architectures import BASES, NAMES, VARIANTS
+from attribkit.reference_models.recipes import RECIPES
 
 # Springenberg et al. 2014, tables 1 to 4: percent wrong on CIFAR-10 without augmentation, in VARIANTS' order.
 PAPER = {"a": (12.47, 13.46, 10.21, 10.30), "b": (10.20, 10.98, 9.33, 9.10), "c": (9.74, 10.19, 9.31, 9.08)}
@@ -56,12 +58,18 @@ def _ours(name: str) -> tuple[str, ...]:
     return (
         f"{facts['error']:.2f}",
         facts["data"]["source"],
-        recipe["name"],
+        recipe["name"] if _holds_today(recipe) else f"{recipe['name']}, an earlier form",
         str(facts["epochs"]),
         str(facts["seed"]),
         f"{facts['minutes']:.0f}",
         _machine(facts),
     )
+
+
+def _holds_today(recipe: dict[str, Any]) -> bool:
+    """Whether the recipe of that name still has the values that a file was made by."""
+    known = RECIPES.get(recipe["name"])
+    return known is not None and replace(known, epochs=recipe["epochs"]).to_dict() == recipe
 
 
 def _machine(facts: dict[str, Any]) -> str:
@@ -124,6 +132,8 @@ def _entry(facts: dict[str, Any]) -> str:
         f"- error on the 10,000 test images: {facts['error']:.2f}% as stored, {facts['error_float32']:.2f}% in float32",
         f"- made by commit `{facts['commit']}`",
     ]
+    if not _holds_today(recipe):
+        lines.insert(2, "- with an earlier form of this recipe, which stands in its metadata: today's trains otherwise")
     return "\n".join(lines) + "\n"
 
 

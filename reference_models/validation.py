@@ -168,9 +168,7 @@ def _reached(rewritten: Any, layer: str, x: Tensor) -> Tensor:
 Scored = dict[str, dict[str, dict[str, dict[str, list[float]]]]]  # metric, unit, condition, rule -> a score an image
 
 
-def scores(
-    one: Subject, *, asked: int, steps: int, seed: int, on_step: Callable[[str], None] = lambda told: None
-) -> Scored:
+def scores(one: Subject, *, asked: int, steps: int, seed: int) -> Scored:
     """Every metric for every kind of unit, condition and rule; those of logits for the first `asked` images only."""
     found: Scored = {}
     few = one.first(asked)
@@ -182,7 +180,6 @@ def scores(
             for condition, (net, way) in one.conditions.items():
                 if metric in OF_LOGITS and condition not in (WITH, one.without):
                     continue  # they take most of the time
-                on_step(f"{one.name}, {one.weights}: {metric}, {kind}, {condition}")
                 judge = _JUDGES[metric](few if metric in OF_LOGITS else one, kind, net, steps, seed)
                 cells[condition] = {rule: judge(partial(maps_of, net, way, rule)).tolist() for rule in RULES}
     return found

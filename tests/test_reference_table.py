@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,14 @@ def test_the_card_names_the_command_and_both_errors(folder: Path) -> None:
     assert f"attribkit train all_cnn_c --data CIFAR --recipe quick --epochs {QUICK.epochs} --seed 7" in card
     assert "10.00% as stored, 10.01% in float32" in card
     assert "model_c" not in card
+
+
+def test_an_earlier_form_of_a_recipe_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gives the command again would train otherwise; another number of epochs is in the command."""
+    bundle(folder, "all_cnn_c", 10.0)
+    assert "earlier form" not in table.table() + table.card()
+    monkeypatch.setitem(table.RECIPES, "quick", replace(QUICK, epochs=3))
+    assert "earlier form" not in table.table() + table.card()
+    monkeypatch.setitem(table.RECIPES, "quick", replace(QUICK, shift=QUICK.shift + 1))
+    assert "| quick, an earlier form |" in table.table()
+    assert "earlier form of this recipe" in table.card()
