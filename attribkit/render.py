@@ -137,10 +137,16 @@ def panel(images: list[Picture], titles: list[str]) -> Picture:
     return sheet
 
 
-def grid(images: list[Picture]) -> Picture:
-    """Pictures in rows, nearly as many rows as columns, apart by grey lines; each keeps its size."""
+def grid(images: list[Picture], columns: int | None = None) -> Picture:
+    """Pictures in rows of so many columns, apart by grey lines; each keeps its size.
+
+    Without `columns` there are nearly as many rows as columns.
+    """
     _check_pictures(images)
-    columns = math.ceil(math.sqrt(len(images)))
+    if columns is None:
+        columns = math.ceil(math.sqrt(len(images)))
+    if columns < 1:
+        raise ValueError(f"a grid has at least one column, not {columns}")
     rows = math.ceil(len(images) / columns)
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
     sheet = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3), _GREY, np.uint8)

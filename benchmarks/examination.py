@@ -97,7 +97,7 @@ def in_full(name: str) -> Record:
         net(x.clone().requires_grad_())
     except attribkit.NothingToRewrite as error:
         record |= _refusal(model, x, str(error))
-        return record | (_switches_twice(model, x, "backprop") if record["status"] == "refused" else {})
+        return record | (_switches(model, x, "backprop") if record["status"] == "refused" else {})
     record |= _sites_of(net)
     found = _against_the_oracle(model, x)
     if found["status"] == "wrong" and not found["problems"]:
@@ -105,7 +105,7 @@ def in_full(name: str) -> Record:
         # norm is wrong on the way down for a single image whose signal comes from tokens, so two of them.
         found = _against_the_oracle(model.double(), torch.cat([x, x.flip(-1)]).double()) | {"checked": "twice"}
         model.float()
-    return record | found | _switches_twice(model, x, "deconvnet")
+    return record | found | _switches(model, x, "deconvnet")
 
 
 def _judged_part(model: nn.Module) -> nn.Module:
@@ -223,14 +223,8 @@ RECTIFYING = {"relu", "hardtanh", "leaky_relu", "rrelu_with_noise", "_prelu_kern
 def _against_the_oracle(model: nn.Module, x: Tensor) -> Record:
     """Each rule's map beside the oracle's; Captum's too."""
     twin = quiet(model)
-    # A copy, as a model may keep what it computes; and its weights without gradients, as torch may sum a Linear
-    # in another order with them (see Limits in docs/architecture.md).
-    plain = copied(model).requires_grad_(False)(x.clone().requires_grad_())
-    with torch.no_grad():
-        apart = [
-            relative_error(*pair) for pair in zip(tensors_in(twin.eval()(x.clone())), tensors_in(plain), strict=True)
-        ]
-    if max(apart) > TOLERANCE:
+    plain = _plain_output(model, x)
+    if not _follows(twin, x, plain):
         return {
             "status": "undecided",
             "why": "what it writes in place is read elsewhere, which the oracle does not follow",
@@ -284,10 +278,32 @@ def _captum(model: nn.Module, x: Tensor, rule: str, right: dict[str, Tensor]) ->
     return "silent" if relative_error(found, right["backprop"]) <= TOLERANCE else "wrong"
 
 
-def _switches_twice(model: nn.Module, x: Tensor, rule: str) -> Record:
-    """Where values are nearly equal, rounding decides which is the largest: then with twice the digits."""
-    found = _switches(model, x, rule)
-    return found if "status" not in found else _switches(model.double(), x.double(), rule) | {"checked": "twice"}
+def _known_switches(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """The oracle's, from the graph; those of the operators that ran, where it hides a part or follows another net."""
+    twin = quiet(model)
+    if _follows(twin, x, _plain_output(model, x)):
+        try:
+            return switches_of(twin, x, mixed_signal)
+        except NotImplementedError:
+            pass
+    with _Called() as called:
+        copied(model).eval()(x.clone())
+    if not called.switches:
+        raise NotImplementedError("its max-pools can be seen neither in its graph nor among its operators")
+    return called.switches
+
+
+def _plain_output(model: nn.Module, x: Tensor) -> Any:
+    # A copy, as a model may keep what it computes; and its weights without gradients, as torch may sum a Linear
+    # in another order with them (see Limits in docs/architecture.md).
+    return copied(model).eval().requires_grad_(False)(x.clone().requires_grad_())
+
+
+def _follows(twin: nn.Module, x: Tensor, plain: Any) -> bool:
+    """Whether a copy that writes nothing in place computes what the model does."""
+    with torch.no_grad():
+        pairs = zip(tensors_in(twin.eval()(x.clone())), tensors_in(plain), strict=True)
+        return max(relative_error(*pair) for pair in pairs) <= TOLERANCE
 
 
 def _switches(model: nn.Module, x: Tensor, rule: str) -> Record:
@@ -295,14 +311,7 @@ def _switches(model: nn.Module, x: Tensor, rule: str) -> Record:
     if not _pools(model, x):
         return {}
     switches = attribkit.record_switches(model, x)
-    try:
-        known = switches_of(quiet(model), x, mixed_signal)
-    except NotImplementedError:  # a part of the graph is hidden: then those of the operators that ran
-        with _Called() as called:
-            copied(model).eval()(x.clone())
-        known = called.switches
-        if not known:
-            raise
+    known = _known_switches(model, x)
     mine = {tuple(index.flatten().tolist()) for index in switches.indices.values()}
     maps: list[Tensor] = []
     for how in (switches, "own"):

@@ -230,6 +230,20 @@ def test_a_grid_is_nearly_square_and_holds_every_picture(random, count, columns,
     assert places == [[(4 + 14 * (i // columns), 4 + 16 * (i % columns))] for i in range(count)]
 
 
+@pytest.mark.parametrize("columns", [1, 2, 5, 7])
+def test_a_grid_has_as_many_columns_as_asked_for(random, columns):
+    images = [random.integers(0, 200, (10, 12, 3), np.uint8) for _ in range(5)]
+    sheet = grid(images, columns)
+    assert sheet.shape == (-(-5 // columns) * 14 + 4, columns * 16 + 4, 3)
+    places = [find(sheet, image) for image in images]
+    assert places == [[(4 + 14 * (i // columns), 4 + 16 * (i % columns))] for i in range(5)]
+
+
+def test_a_grid_has_a_column():
+    with pytest.raises(ValueError, match="at least one column, not 0"):
+        grid([np.zeros((2, 2, 3), np.uint8)], columns=0)
+
+
 def test_a_grid_keeps_the_size_of_each_picture(random):
     images = [random.integers(0, 200, (*size, 3), np.uint8) for size in [(10, 5), (3, 20)]]
     assert all(len(find(grid(images), image)) == 1 for image in images)
