@@ -2,9 +2,9 @@
 
 A model is *right* when the three rules give the oracle's maps, the forward pass is equal bit for bit, the model is as
 it was before, and recorded switches replay; *refused* when it has no rectifier between image and output, and the oracle
-finds none either: that needs no weights, and is seen on torch's meta device. So are the sites of models that are *too
-large* for the memory; their maps are not judged. *Undecided*: with random weights nothing reaches the image, or the
-rules agree there.
+finds none either: that needs no weights, and is seen on torch's meta device. Quantized models are refused by name.
+*Too large* for the memory: only the sites are seen, there too, and maps are not judged. *Undecided*: with random
+weights nothing reaches the image, or the rules agree there.
 """
 
 from __future__ import annotations
@@ -278,19 +278,11 @@ def _captum(model: nn.Module, x: Tensor, rule: str, right: dict[str, Tensor]) ->
     return "silent" if relative_error(found, right["backprop"]) <= TOLERANCE else "wrong"
 
 
-def _known_switches(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """The oracle's, from the graph; those of the operators that ran, where it hides a part or follows another net."""
-    twin = quiet(model)
-    if _follows(twin, x, _plain_output(model, x)):
-        try:
-            return switches_of(twin, x, mixed_signal)
-        except NotImplementedError:
-            pass
+def _known_switches(model: nn.Module, x: Tensor, pools: int) -> list[Tensor]:
+    """Those that torch's operators took; the oracle's, from the graph, where a pool is an ordinary maximum."""
     with _Called() as called:
         copied(model).eval()(x.clone())
-    if not called.switches:
-        raise NotImplementedError("its max-pools can be seen neither in its graph nor among its operators")
-    return called.switches
+    return called.switches if len(called.switches) == pools else switches_of(quiet(model), x, mixed_signal)
 
 
 def _plain_output(model: nn.Module, x: Tensor) -> Any:
@@ -308,10 +300,11 @@ def _follows(twin: nn.Module, x: Tensor, plain: Any) -> bool:
 
 def _switches(model: nn.Module, x: Tensor, rule: str) -> Record:
     """Recorded switches are those that torch takes, and replayed they give the maps of each image's own."""
-    if not _pools(model, x):
+    pools = _pools(model, x)
+    if not pools:
         return {}
     switches = attribkit.record_switches(model, x)
-    known = _known_switches(model, x)
+    known = _known_switches(model, x, pools)
     mine = {tuple(index.flatten().tolist()) for index in switches.indices.values()}
     maps: list[Tensor] = []
     for how in (switches, "own"):
