@@ -9,7 +9,7 @@ MAPPED := adapters cli reference_models
 TYPES := build/types/attribkit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser check bench zoo coverage coverage-sample captum-tests docs reference-table clean
+.PHONY: help demo test test-browser check bench zoo coverage coverage-sample captum-tests docs reference-table validation clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,11 @@ docs: $(VENV)/.docs ## build the documentation into site/
 
 reference-table: $(STAMP) ## write docs/reference-models.md and the model card from the bundled weights
 	$(BIN)/python -m attribkit.reference_models.table docs/reference-models.md reference_models/MODELCARD.md
+
+validation: $(STAMP) ## the study on switches, hours: make validation CIFAR=packed file or folder PHOTOS=folder
+	$(BIN)/attribkit validate --data $(CIFAR) --workers $(WORKERS) --out runs/validation/cifar
+	$(BIN)/attribkit validate --data $(PHOTOS) --workers $(WORKERS) --out runs/validation/photos --models examples/efficientnet_lite0.py:build
+	$(BIN)/python -m attribkit.reference_models.findings docs/validation.md runs/validation/cifar runs/validation/photos
 
 zoo: $(STAMP) ## every rule on 40 real architectures, with the worst error of each
 	OMP_NUM_THREADS=1 $(BIN)/python tests/zoo.py

@@ -226,7 +226,9 @@ def encode_png(rgb: Picture) -> bytes:
     import cv2
 
     _check_pictures([rgb])
-    done, encoded = cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]))
+    # OpenCV's own choice is three times as quick, and makes files of squares up to ten times as large.
+    smaller = [cv2.IMWRITE_PNG_COMPRESSION, 6]
+    done, encoded = cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]), smaller)
     if not done:
         raise ValueError(f"OpenCV could not encode a picture of {rgb.shape}")
     return bytes(encoded)

@@ -11,19 +11,24 @@ import click
 from attribkit.cli import options
 
 if TYPE_CHECKING:
-    from attribkit.reference_models.data import Data
     from attribkit.reference_models.study import Part, Settings
+    from attribkit.reference_models.testset import TestSet
 
 MODELS = "all_cnn_c,convpool_cnn_c,model_c"
 
 
 @click.command("validate")
 @click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="CIFAR-10: its folder, or the packed file."
+    "--data",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="CIFAR-10 (its folder or the packed file), or a folder of photographs.",
 )
-@click.option("--models", default=MODELS, show_default=True, metavar="NAMES", help="Reference models, commas between.")
+@click.option(
+    "--models", default=MODELS, show_default=True, metavar="NAMES", help="Commas between; NAME=FILE for other weights."
+)
 @click.option("--quick", is_flag=True, help="Fewer images and resamples: minutes, and wider intervals.")
-@click.option("--images", type=click.IntRange(min=10), help="How many test images.  [default: 500; quick: 60]")
+@click.option("--images", type=click.IntRange(min=10), help="How many test images.  [default: 500; quick: 40]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws images, resamples and random weights.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes, one thread each.")
 @click.option(
@@ -50,27 +55,20 @@ def command(
     measured and when it counts as supported, refuted or undecided was fixed beforehand: docs/validation.md.
     """
     from attribkit.files import write_whole
-    from attribkit.reference_models import study
-    from attribkit.reference_models.data import read
+    from attribkit.reference_models import findings, study, testset
 
-    names = options.words(models, "--models", _known())
+    names = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
     settings = _settings(quick, images, seed)
-    read_data = read(data)
     lacking = study.missing(names)
-    parts = study.parts([name for name in names if name not in lacking])
-    folder = out / "parts"
-    _run(parts, read_data, data, settings, folder, workers, quiet or as_json)
-    documents = {part: _kept(part, read_data, settings, folder) for part in parts}
-    results = study.results(documents, settings, lacking)
+    tests = testset.read(data).drawn(settings.images, seed)
+    parts = study.parts([name for name in names if name not in lacking], tests, settings)
+    _run(parts, tests, settings, out, workers, quiet or as_json)
+    documents = {part: _kept(part, out) for part in parts}
+    results = study.results(documents, tests, settings, lacking)
     text = json.dumps(results, indent=2)
     write_whole(out / "results.json", f"{text}\n".encode())
+    write_whole(out / "index.html", findings.page(results, out).encode())
     click.echo(text if as_json else _in_words(results, out))
-
-
-def _known() -> tuple[str, ...]:
-    from attribkit.reference_models.architectures import NAMES
-
-    return NAMES
 
 
 def _settings(quick: bool, images: int | None, seed: int) -> Settings:
@@ -79,20 +77,21 @@ def _settings(quick: bool, images: int | None, seed: int) -> Settings:
     from attribkit.reference_models.study import FULL, QUICK
 
     settings = replace(QUICK if quick else FULL, seed=seed)
-    return settings if images is None else replace(settings, images=images, asked=min(images, settings.asked))
+    if images is None:
+        return settings
+    asked, compared = (min(images, number) for number in (settings.asked, settings.compared))
+    return replace(settings, images=images, asked=asked, compared=compared)
 
 
-def _kept(part: Part, data: Data, settings: Settings, folder: Path) -> dict[str, Any]:
+def _kept(part: Part, out: Path) -> dict[str, Any]:
     from attribkit.reference_models import study
 
-    document = study.kept(part, data, settings, folder)
+    document = study.kept(part, out)
     assert document is not None, f"{part.file} was written just now"
     return document
 
 
-def _run(
-    parts: list[Part], data: Data, path: Path, settings: Settings, folder: Path, workers: int, quiet: bool
-) -> None:
+def _run(parts: list[Part], tests: TestSet, settings: Settings, out: Path, workers: int, quiet: bool) -> None:
     """What is not there yet, several parts at once."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from multiprocessing import get_context
@@ -100,35 +99,20 @@ def _run(
     from attribkit.cli.progress import tracked
     from attribkit.reference_models import study
 
-    todo = [part for part in parts if study.kept(part, data, settings, folder) is None]
+    todo = [part for part in parts if study.kept(part, out) is None]
     if workers == 1:
-        for part in tracked(todo, "networks and weights", quiet):
-            study.run(part, data, settings, folder)
+        for part in tracked(todo, "parts", quiet):
+            study.run(part, tests, settings, out)
+    if workers == 1 or not todo:
         return
-    if not todo:
-        return
-    with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), initializer=_one_thread) as pool:
-        futures = [pool.submit(_run_part, part, path, settings, folder) for part in todo]
-        done = as_completed(futures)
+    with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn")) as pool:
+        done = as_completed([pool.submit(study.run, part, tests, settings, out) for part in todo])
         try:
-            for _ in tracked(futures, "networks and weights", quiet):
+            for _ in tracked(todo, "parts", quiet):
                 next(done).result()
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise click.ClickException("stopped; the same command goes on with what is not done") from None
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)  # results do not depend on how many there are then
-
-
-def _run_part(part: Part, path: Path, settings: Settings, folder: Path) -> None:
-    from attribkit.reference_models import study
-    from attribkit.reference_models.data import read
-
-    study.run(part, read(path), settings, folder)
 
 
 def _in_words(results: dict[str, Any], out: Path) -> str:
@@ -140,7 +124,7 @@ def _in_words(results: dict[str, Any], out: Path) -> str:
             lines += [f"    {rule} {_cells(figure, rule)}" for rule in figure["losses"]]
         lines.append("  " + ", ".join(f"{metric}: {verdict}" for metric, verdict in network["verdict"].items()))
     lines += [f"{name}: missing: {why}" for name, why in results["missing"].items()]
-    return "\n".join([*lines, str(out / "results.json")])
+    return "\n".join([*lines, str(out / "results.json"), str(out / "index.html")])
 
 
 def _cells(figure: dict[str, Any], rule: str) -> str:

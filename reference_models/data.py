@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
 
 
 class DataError(ValueError):
@@ -63,9 +63,9 @@ def read(path: str | Path, *, download: bool = False) -> Data:
     path = Path(path)
     if path.suffix == ".npz":
         data = _packed(path)
-    elif download or any(_holds_cifar(path, kind) for kind in _CIFAR):
+    elif download or _has_archive(path):
         data = _cifar(path, download)
-    elif (path / "train").is_dir() and (path / "test").is_dir():
+    elif is_labelled_set(path):
         data = _folder(path)
     else:
         what = "does not exist" if not path.exists() else "holds neither"
@@ -77,6 +77,11 @@ def read(path: str | Path, *, download: bool = False) -> Data:
         if not len(split):
             raise DataError(f"{path} has no images to {name}")
     return data
+
+
+def is_labelled_set(folder: Path) -> bool:
+    """Whether `read` would find images to train and to test with there."""
+    return _has_archive(folder) or ((folder / "train").is_dir() and (folder / "test").is_dir())
 
 
 # The packed file
@@ -130,6 +135,10 @@ def _holds_cifar(path: Path, kind: str) -> bool:
     return any((path / name).exists() for name in _CIFAR[kind])
 
 
+def _has_archive(path: Path) -> bool:
+    return any(_holds_cifar(path, kind) for kind in _CIFAR)
+
+
 def _cifar(path: Path, download: bool) -> Data:
     from torchvision import datasets
 
@@ -167,14 +176,14 @@ def _pictures(path: Path, classes: tuple[str, ...]) -> Split:
         images.append(image)
         labels.append(label)
     if not images:
-        raise DataError(f"{path} holds no images ({', '.join(_SUFFIXES)})")
+        raise DataError(f"{path} holds no images ({', '.join(SUFFIXES)})")
     return Split(torch.stack(images), torch.tensor(labels))
 
 
 def _files(path: Path, classes: tuple[str, ...]) -> Iterator[tuple[Path, int]]:
     for label, name in enumerate(classes):
         for file in sorted((path / name).glob("*")):
-            if file.suffix.lower() in _SUFFIXES:
+            if file.suffix.lower() in SUFFIXES:
                 yield file, label
 
 

@@ -1,57 +1,85 @@
-"""The study on switches from data to results: which networks and images, parts that are kept, one document."""
+"""The study on switches from pictures to results: parts that are kept, one document."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from attribkit import load
+import attribkit
+from attribkit.adapters.weights import WeightsError
 from attribkit.files import write_whole
-from attribkit.reference_models import validation
-from attribkit.reference_models.data import Data
-from attribkit.reference_models.validation import Subject
+from attribkit.reference_models import figures, subjects, validation
+from attribkit.reference_models.subjects import RANDOM_SHARE, Subject
+from attribkit.reference_models.testset import TestSet
+from attribkit.reference_models.verdict import mean_interval
+from attribkit.render import write_png
 
-WEIGHTS = ("trained", "untrained", "upper third random")
+TRAINED = "trained"
+OF_TRAINED = ("failures", "figures")
+TASKS = ("facts", *validation.MARGINS, *OF_TRAINED)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a reader may change. `asked` is the number of images for the metrics that run the network often."""
+    """What a reader may change. `asked` is the number of images for the metrics that run the network often.
+
+    `compared` is the same for weights that get no verdict.
+    """
 
     images: int
     asked: int
+    compared: int
     steps: int
     resamples: int
     seed: int = 0
 
 
-FULL = Settings(images=500, asked=500, steps=10, resamples=2000)
-QUICK = Settings(images=60, asked=24, steps=6, resamples=500)
+FULL = Settings(images=500, asked=500, compared=100, steps=10, resamples=2000)
+QUICK = Settings(images=40, asked=20, compared=8, steps=4, resamples=500)
 
 
 @dataclass(frozen=True)
 class Part:
-    """One network with one kind of weights: what is run and kept as a whole."""
+    """What is run and kept as a whole: a task for one network with one kind of weights.
+
+    The key is of all that its document follows from.
+    """
 
     network: str
     weights: str
+    task: str
+    key: str
 
     @property
     def file(self) -> str:
-        return f"{self.network}-{self.weights.replace(' ', '-')}.json"
+        words = (quote(self.network, safe=""), self.weights, self.task)
+        return f"{'-'.join(words).replace(' ', '-')}.json"
 
 
-def parts(networks: Sequence[str]) -> list[Part]:
-    return [Part(network, weights) for network in networks for weights in WEIGHTS]
+def parts(networks: Sequence[str], tests: TestSet, settings: Settings) -> list[Part]:
+    """Every task for every network with every kind of weights. The pictures are those drawn."""
+    versions = [attribkit.__version__, torch.__version__]
+    found = []
+    for network in networks:
+        digest = hashlib.sha256(json.dumps([network, asdict(settings), tests.digest, versions]).encode())
+        for name, tensor in sorted(subjects.read(network).model.state_dict().items()):
+            digest.update(name.encode() + tensor.numpy().tobytes())
+        found += [
+            Part(network, weights, task, digest.hexdigest()[:16])
+            for weights in RANDOM_SHARE
+            for task in TASKS
+            if weights == TRAINED or task not in OF_TRAINED
+        ]
+    return found
 
 
 def missing(networks: Iterable[str]) -> dict[str, str]:
@@ -59,122 +87,149 @@ def missing(networks: Iterable[str]) -> dict[str, str]:
     found = {}
     for network in networks:
         try:
-            load(network)
-        except (ValueError, OSError) as error:
+            subjects.read(network)
+        except (WeightsError, OSError) as error:
             found[network] = " ".join(str(error).split())
     return found
 
 
-def run(part: Part, data: Data, settings: Settings, folder: Path) -> None:
-    """Score one part and keep it in the folder, unless it is there already with the same settings."""
-    if kept(part, data, settings, folder) is not None:
-        return
-    one, labels = subject_of(part, data, settings)
-    scored = validation.scores(one, asked=settings.asked, steps=settings.steps, seed=settings.seed)
-    document = {
-        "key": _key(part, data, settings),
-        "without": one.without,
-        "errors": {condition: _error(net, one.images, labels) for condition, net in _networks(one)},
-        "scores": _rounded(scored),
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / part.file, json.dumps(document).encode())
-
-
-def kept(part: Part, data: Data, settings: Settings, folder: Path) -> dict[str, Any] | None:
-    """What an earlier run left of a part; nothing if its settings, data or weights were others."""
-    path = folder / part.file
+def kept(part: Part, out: Path) -> dict[str, Any] | None:
+    """What an earlier run left of a part; nothing if its settings, pictures or weights were others."""
+    path = out / "parts" / part.file
     if not path.is_file():
         return None
     document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return document if document["key"] == _key(part, data, settings) else None
+    is_whole = all((out / picture["file"]).is_file() for picture in document.get("pictures", ()))
+    return document if document["key"] == part.key and is_whole else None
 
 
-def _key(part: Part, data: Data, settings: Settings) -> str:
-    """A digest of all that the scores of a part follow from."""
-    digest = hashlib.sha256(json.dumps([asdict(part), asdict(settings), data.digest]).encode())
-    for name, tensor in sorted(load(part.network).model.state_dict().items()):
-        digest.update(name.encode() + tensor.numpy().tobytes())
-    return digest.hexdigest()[:16]
+def run(part: Part, tests: TestSet, settings: Settings, out: Path) -> None:
+    """Do one part and keep it in the folder."""
+    torch.set_num_threads(1)  # what comes out does not depend on how many processes there are
+    loaded = subjects.read(part.network)
+    one = subjects.prepared(part.network, part.weights, loaded, tests, settings.seed)
+    if part.task == "facts":
+        found = _facts(one, tests.labels if loaded.labels == tests.classes else None)
+    elif part.task == "failures":
+        few = one.first(settings.asked)
+        found = {
+            "alike": validation.failures(few, seed=settings.seed),
+            "cascade": validation.cascade(few, seed=settings.seed),
+        }
+    elif part.task == "figures":
+        found = {"pictures": _pictures(one, out)}
+    else:
+        asked = settings.asked if part.weights == TRAINED else settings.compared
+        scored, bounds = validation.scores(one, part.task, asked=asked, steps=settings.steps, seed=settings.seed)
+        found = {"scores": scored, "bounds": bounds}
+    folder = out / "parts"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / part.file, json.dumps({"key": part.key} | _rounded(found)).encode())
 
 
-def subject_of(part: Part, data: Data, settings: Settings) -> tuple[Subject, Tensor]:
-    """The network on its drawn images, and their labels."""
-    drawn = _drawn(data.test.labels, settings.images, settings.seed)
-    pictures = data.test.images[drawn].permute(0, 3, 1, 2).float() / 255
-    loaded = load(part.network)
-    images = torch.stack([loaded.preprocess(image) for image in data.test.images[drawn].numpy()])
-    trained = validation.subject(part.network, "trained", loaded.model, _layers(loaded.model), images, pictures)
-    subjects = chain([trained], validation.with_other_weights(trained, settings.seed))
-    return next(one for one in subjects if one.weights == part.weights), data.test.labels[drawn]
-
-
-def _drawn(labels: Tensor, count: int, seed: int) -> Tensor:
-    """Numbers of images, equally many of each class."""
-    generator = torch.Generator().manual_seed(seed)
-    classes = labels.unique()
-    each = count // len(classes)
+def _pictures(one: Subject, out: Path) -> list[dict[str, str]]:
     found = []
-    for index in classes:
-        members = (labels == index).nonzero()[:, 0]
-        if len(members) < each:
-            raise ValueError(f"there are {len(members)} test images of a class, and {each} of each are asked for")
-        found.append(members[torch.randperm(len(members), generator=generator)[:each]])
-    return torch.stack(found, 1).flatten()  # class after class in turn, so that groups hold all of them
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for stem, (picture, caption) in figures.figures(one).items():
+        file = f"figures/{quote(one.name, safe='')}-{stem}.png"
+        write_png(out / file, picture)
+        found.append({"file": file, "caption": f"{one.name}. {caption}"})
+    return found
 
 
-def _layers(net: nn.Module) -> tuple[str, str]:
-    """The middle one and the last one of the convolutions that see more than a pixel."""
-    convolutions = [
-        name for name, module in net.named_modules() if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1
-    ]
-    return convolutions[len(convolutions) // 2], convolutions[-1]
+def _facts(one: Subject, labels: Tensor | None) -> dict[str, Any]:
+    """Which condition is without switches, the layers that are asked, and what each network gets wrong.
 
-
-def _networks(one: Subject) -> Iterator[tuple[str, nn.Module]]:
-    yield "as it is", one.net
+    Percent of the images: named wrongly, where it is known what is on them, and otherwise than by the net as it is.
+    """
+    own = one.units["class"].channels
+    named = {"as it is": own}
     if one.pooled is not None:
-        yield "after strides_to_pools", one.pooled
+        named["after strides_to_pools"] = subjects.outputs(one.pooled, one.images).argmax(1)
 
+    def percent(wrong: Tensor) -> float:
+        return 100 * float(wrong.double().mean())
 
-@torch.no_grad()
-def _error(net: nn.Module, images: Tensor, labels: Tensor) -> float:
-    named = torch.cat([net(part).argmax(1) for part in images.split(validation.BATCH)])
-    return round(100 * float((named != labels).double().mean()), 2)
+    errors = {
+        name: {"error": None if labels is None else percent(found != labels), "changed": percent(found != own)}
+        for name, found in named.items()
+    }
+    return {"without": one.without, "layers": {"middle": one.middle, "last": one.last}, "errors": errors}
 
 
 def _rounded(value: Any) -> Any:
     """To what is the same in each run on a machine; undefined scores as null, which JSON knows."""
     if isinstance(value, dict):
         return {key: _rounded(inner) for key, inner in value.items()}
-    return [None if score != score else round(score, 5) for score in value]
+    if isinstance(value, list | tuple):
+        return [_rounded(inner) for inner in value]
+    if isinstance(value, float):
+        return round(value, 5) if math.isfinite(value) else None
+    return value
 
 
-def results(documents: dict[Part, dict[str, Any]], settings: Settings, lacking: dict[str, str]) -> dict[str, Any]:
+# The document
+
+
+def results(
+    documents: dict[Part, dict[str, Any]], tests: TestSet, settings: Settings, lacking: dict[str, str]
+) -> dict[str, Any]:
     """The document of the whole study: verdicts of the trained networks, and every figure behind them."""
-    networks: dict[str, Any] = {}
+    held: dict[str, dict[str, dict[str, Any]]] = {}
     for part, document in documents.items():
-        scored = {
-            metric: {
-                unit: {
-                    condition: {rule: _defined(row) for rule, row in rules.items()}
-                    for condition, rules in cells.items()
-                }
-                for unit, cells in kinds.items()
-            }
-            for metric, kinds in document["scores"].items()
+        held.setdefault(part.network, {}).setdefault(part.weights, {})[part.task] = document
+    return {
+        "settings": asdict(settings),
+        "data": {"source": tests.source, "digest": tests.digest},
+        "margins": validation.MARGINS,
+        "networks": {name: _network(tasks, settings) for name, tasks in held.items()},
+        "pictures": [picture for tasks in held.values() for picture in tasks[TRAINED]["figures"]["pictures"]],
+        "missing": lacking,
+    }
+
+
+def _network(tasks: dict[str, dict[str, Any]], settings: Settings) -> dict[str, Any]:
+    """What the scores of a network come to with each kind of weights; only trained ones are judged."""
+    facts = tasks[TRAINED]["facts"]
+    network: dict[str, Any] = {"verdict": {}, "without": facts["without"], "layers": facts["layers"]}
+    for weights, documents in tasks.items():
+        judged = validation.judged(
+            {metric: documents[metric]["scores"] for metric in validation.MARGINS},
+            facts["without"],
+            resamples=settings.resamples,
+            seed=settings.seed,
+        )
+        found = network[weights] = {
+            "errors": documents["facts"]["errors"],
+            "figures": [_plain(asdict(one)) | ({} if weights == TRAINED else {"verdict": None}) for one in judged],
+            "bounds": [
+                {"metric": metric, "unit": unit, "means": _intervals(rows, settings)}
+                for metric in validation.MARGINS
+                for unit, rows in documents[metric]["bounds"].items()
+            ],
         }
-        found = validation.judged(scored, document["without"], resamples=settings.resamples, seed=settings.seed)
-        network = networks.setdefault(part.network, {})
-        is_trained = part.weights == "trained"  # the others are there to compare with
-        if is_trained:
-            network["verdict"] = validation.verdicts(found)
-        network[part.weights] = {
-            "errors": document["errors"],
-            "without": document["without"],
-            "figures": [_plain(asdict(one)) | ({} if is_trained else {"verdict": None}) for one in found],
-        }
-    return {"settings": asdict(settings), "margins": validation.MARGINS, "networks": networks, "missing": lacking}
+        if weights == TRAINED:
+            network["verdict"] = validation.verdicts(judged)
+            found["failures"] = _failures(documents["failures"], settings)
+    return network
+
+
+def _failures(document: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    stages = {
+        rule: [
+            {"layer": layer, "rank": _intervals(rank[rule], settings), "ssim": _intervals(ssim[rule], settings)}
+            for layer, rank, ssim in document["cascade"]
+        ]
+        for rule in validation.RULES
+    }
+    return {**_intervals(document["alike"], settings), "cascade": stages}
+
+
+def _intervals(value: Any, settings: Settings) -> Any:
+    """Of scores, wherever they are in a document."""
+    if isinstance(value, dict):
+        return {key: _intervals(inner, settings) for key, inner in value.items()}
+    return _plain(asdict(mean_interval(validation.array(value), settings.resamples, settings.seed)))
 
 
 def _plain(value: Any) -> Any:
@@ -182,7 +237,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _defined(row: list[float | None]) -> list[float]:
-    return [float("nan") if score is None else score for score in row]

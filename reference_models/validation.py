@@ -1,30 +1,30 @@
 """Does guided backprop work without switches? The experiment that docs/validation.md lays down.
 
-A *subject* is a network with its images. It is looked at in *conditions* (with switches, without) under each rule, and
-every metric gives one score an image. What is compared sees the same images and the same units.
+A subject, a network with its images, is looked at in *conditions* (with switches, without) under each rule, and every
+metric gives one score an image. What is compared sees the same images and the same units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attribkit import evaluation, record_switches, rewrite, strides_to_pools
+from attribkit import evaluation, rewrite
+from attribkit.reference_models.subjects import WITH, Subject, Units, batches, maps_of, outputs, same_unit
 from attribkit.reference_models.verdict import Interval, Scores, Verdict, loss, mean_interval, verdict, worst
-from attribkit.switches import Switches
 
 RULES = ("backprop", "deconvnet", "guided")
-WITH = "own switches"
 GROUP = 100  # images among which a map's source is looked for
-BATCH = 50
+SIGNALS = 4
+CASCADE = 10  # stages at most
 
-# For each metric by how much guided may lose, and whether it asks about inner units too or class logits only.
+# By how much guided may lose.
 MARGINS = {
     "source retrieval": 0.10,
     "image dependence": 0.10,
@@ -33,175 +33,75 @@ MARGINS = {
     "grid": 0.05,
 }
 OF_LOGITS = ("insertion - deletion", "occlusion", "grid")
-
-
-@dataclass(frozen=True)
-class Units:
-    """What is explained of each image: a channel and a position of a layer, or a class (without layer and position)."""
-
-    layer: str | None
-    channels: Tensor
-    positions: Tensor | None = None
-
-    def responses(self, output: Tensor) -> Tensor:
-        """Those of each image's own unit."""
-        rows = torch.arange(len(output))
-        if self.positions is None:
-            return output[rows, self.channels]
-        return output.flatten(2)[rows, self.channels, self.positions]
-
-    def of(self, part: slice) -> Units:
-        return Units(self.layer, self.channels[part], None if self.positions is None else self.positions[part])
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """A network, its images as it takes them and as pictures from 0 to 1, and the two layers that are asked.
-
-    `pooled` is the network after `strides_to_pools`, where it has no pools of its own.
-    """
-
-    name: str
-    weights: str
-    net: nn.Module
-    pooled: nn.Module | None
-    middle: str
-    last: str
-    images: Tensor
-    pictures: Tensor
-
-    @property
-    def without(self) -> str:
-        """The condition that has no switches."""
-        return "uniform" if self.pooled is None else "as it is"
-
-    @property
-    def conditions(self) -> Mapping[str, tuple[nn.Module, str]]:
-        """A network and the way down through its pools."""
-        if self.pooled is not None:
-            return {WITH: (self.pooled, "own"), self.without: (self.net, "own")}
-        ways = {"uniform": "uniform", "center": "center", "corner": "corner", "another image's": "another"}
-        return {WITH: (self.net, "own"), **{name: (self.net, way) for name, way in ways.items()}}
-
-    @cached_property
-    def units(self) -> dict[str, Units]:
-        """Chosen in the network as it is: the strongest of each layer, and the class that is predicted."""
-        with torch.no_grad():
-            logits = torch.cat([self.net(part) for part in self.images.split(BATCH)])
-            return {
-                "middle": _strongest(self.net, self.middle, self.images),
-                "last": _strongest(self.net, self.last, self.images),
-                "class": Units(None, logits.argmax(1)),
-            }
-
-    def first(self, count: int) -> Subject:
-        """The same of the first images only."""
-        images, pictures = self.images[:count], self.pictures[:count]
-        return replace(self, images=images, pictures=pictures)
-
-
-def subject(
-    name: str, weights: str, net: nn.Module, layers: tuple[str, str], images: Tensor, pictures: Tensor
-) -> Subject:
-    """A network with its pools, or beside itself with pools in place of its strides."""
-    has_pools = any(isinstance(module, nn.MaxPool2d) for module in net.modules())
-    pooled = None if has_pools else strides_to_pools(net).eval()
-    return Subject(name, weights, net.eval(), pooled, *layers, images, pictures)
-
-
-def with_other_weights(one: Subject, seed: int) -> Iterator[Subject]:
-    """The same subject untrained, and with its upper third random."""
-    for weights, share in (("untrained", 1.0), ("upper third random", 1 / 3)):
-        net = evaluation.with_upper_layers_random(one.net, share, seed)
-        yield subject(one.name, weights, net, (one.middle, one.last), one.images, one.pictures)
-
-
-def _outputs(net: nn.Module, layer: str | None, images: Tensor) -> Tensor:
-    """A layer's output; the network is not rewritten, and so its gradient is its own."""
-    if layer is None:
-        output: Tensor = net(images)
-        return output
-    return _reached(rewrite(net, "backprop"), layer, images)
-
-
-def _strongest(net: nn.Module, layer: str, images: Tensor) -> Units:
-    outputs = torch.cat([_outputs(net, layer, part) for part in images.split(BATCH)]).flatten(2)
-    strength, places = outputs.max(2)
-    channels = strength.argmax(1)
-    return Units(layer, channels, places.gather(1, channels[:, None])[:, 0])
-
-
-def _same_unit(one: Subject, kind: str) -> Units:
-    """One unit for all images: the channel that is strongest most often, in the middle."""
-    units = one.units[kind]
-    channel = units.channels.mode().values
-    middle = None
-    if units.layer is not None:
-        with torch.no_grad():
-            height, width = _outputs(one.net, units.layer, one.images[:1]).shape[2:]
-        middle = torch.full_like(units.channels, height // 2 * width + width // 2)
-    return Units(units.layer, channel.expand_as(units.channels), middle)
-
-
-def maps_of(net: nn.Module, way: str, rule: str, units: Units, images: Tensor) -> Tensor:
-    """The map of each image's unit."""
-    maps: list[Tensor] = []
-    others = images.roll(1, 0)
-    for start in range(0, len(images), BATCH):
-        part = slice(start, start + BATCH)
-        switches: str | Switches = record_switches(net, others[part]) if way == "another" else way
-        rewritten = rewrite(net, rule, switches=switches)
-        x = images[part].clone().requires_grad_()
-        output = rewritten(x) if units.layer is None else _reached(rewritten, units.layer, x)
-        maps += torch.autograd.grad(units.of(part).responses(output).sum(), x)
-    return torch.cat(maps)
-
-
-def _reached(rewritten: Any, layer: str, x: Tensor) -> Tensor:
-    output: Tensor = rewritten.forward_to(layer, x)
-    return output
+"""These run a network many times for each image, and are asked of class scores only, with switches and without."""
 
 
 # ------------------------------------------------------------------------------------------------------- the scores
 
 
-Scored = dict[str, dict[str, dict[str, dict[str, list[float]]]]]  # metric, unit, condition, rule -> a score an image
+Row = dict[str, list[float]]  # rule, or whatever else makes maps -> a score an image
+Scored = dict[str, dict[str, Row]]  # unit, condition -> row
 
 
-def scores(one: Subject, *, asked: int, steps: int, seed: int) -> Scored:
-    """Every metric for every kind of unit, condition and rule; those of logits for the first `asked` images only."""
+def scores(one: Subject, metric: str, *, asked: int, steps: int, seed: int) -> tuple[Scored, dict[str, Row]]:
+    """A metric for every kind of unit, condition and rule; and its bounds: what maps get that ask no network.
+
+    Metrics of logits see the first `asked` images only.
+    """
+    of_logits = metric in OF_LOGITS
+    who = one.first(asked) if of_logits else one
+    conditions = {key: pair for key, pair in one.conditions.items() if not of_logits or key in (WITH, one.without)}
     found: Scored = {}
-    few = one.first(asked)
-    for kind in one.units:
-        for metric in MARGINS:
-            if metric in OF_LOGITS and kind != "class":
-                continue
-            cells = found.setdefault(metric, {}).setdefault(kind, {})
-            for condition, (net, way) in one.conditions.items():
-                if metric in OF_LOGITS and condition not in (WITH, one.without):
-                    continue  # they take most of the time
-                judge = _JUDGES[metric](few if metric in OF_LOGITS else one, kind, net, steps, seed)
-                cells[condition] = {rule: judge(partial(maps_of, net, way, rule)).tolist() for rule in RULES}
-    return found
+    bounds: dict[str, Row] = {}
+    for kind in ("class",) if of_logits else who.units:
+        nets = dict.fromkeys(net for net, _ in conditions.values())
+        judges = {net: _JUDGES[metric](who, kind, net, steps, seed) for net in nets}
+        found[kind] = {
+            condition: {rule: judges[net].judge(partial(maps_of, net, way, rule)).tolist() for rule in RULES}
+            for condition, (net, way) in conditions.items()
+        }
+        own = judges[one.net]
+        mapped = {name: own.judge(mapper) for name, mapper in (_BOUNDS | own.mappers).items()}
+        bounds[kind] = {name: values.tolist() for name, values in (mapped | own.bounds).items()}
+    return found, bounds
 
 
 Mapper = Callable[[Units, Tensor], Tensor]
-Judge = Callable[[Mapper], Tensor]
+
+
+class Judge(NamedTuple):
+    """Scores the maps that a mapper makes; with bounds of its own: other mappers, or scores."""
+
+    judge: Callable[[Mapper], Tensor]
+    mappers: dict[str, Mapper] = {}  # noqa: RUF012  # never written to
+    bounds: dict[str, Tensor] = {}  # noqa: RUF012
+
+
+_BOUNDS: dict[str, Mapper] = {
+    "Sobel map": lambda _, images: evaluation.sobel_maps(images),
+    "random map": lambda _, images: evaluation.random_maps(images),
+    "centred Gaussian": lambda _, images: evaluation.centred_gaussian_maps(images),
+}
 
 
 def _retrieval(one: Subject, kind: str, net: nn.Module, steps: int, seed: int) -> Judge:
     def judge(mapper: Mapper) -> Tensor:
         maps = mapper(one.units[kind], one.images)
-        groups = zip(maps.split(GROUP), one.pictures.split(GROUP), strict=True)
+        groups = zip(_groups(maps), _groups(one.pictures), strict=True)
         return torch.cat([evaluation.found_sources(some, pictures) for some, pictures in groups]).double()
 
-    return judge
+    return Judge(judge, {"the image itself": lambda _, images: images})
+
+
+def _groups(rows: Tensor) -> tuple[Tensor, ...]:
+    """Groups of equal size, of a hundred or more; of all, where there are fewer than two hundred."""
+    return rows.tensor_split(max(1, len(rows) // GROUP))
 
 
 def _dependence(one: Subject, kind: str, net: nn.Module, steps: int, seed: int) -> Judge:
-    units = _same_unit(one, kind)
-    return lambda mapper: torch.cat(
-        [evaluation.image_dependence(some) for some in mapper(units, one.images).split(GROUP)]
+    units = same_unit(one, kind)
+    return Judge(
+        lambda mapper: torch.cat([evaluation.image_dependence(some) for some in _groups(mapper(units, one.images))])
     )
 
 
@@ -218,7 +118,7 @@ def _insertion(one: Subject, kind: str, net: nn.Module, steps: int, seed: int) -
         ]
         return torch.stack(gains).mean(0)
 
-    return judge
+    return Judge(judge)
 
 
 def _occlusion(one: Subject, kind: str, net: nn.Module, steps: int, seed: int) -> Judge:
@@ -234,7 +134,10 @@ def _occlusion(one: Subject, kind: str, net: nn.Module, steps: int, seed: int) -
         agreements = [evaluation.occlusion_agreement(maps, drop, size) for size, drop in drops.items()]
         return torch.stack(agreements).mean(0)
 
-    return judge
+    (small, drop), (large, other) = drops.items()
+    return Judge(
+        judge, bounds={"the other occluder": evaluation.occlusion_ceiling(drop, small, other, large, one.images)}
+    )
 
 
 def _grid(one: Subject, kind: str, net: nn.Module, steps: int, seed: int) -> Judge:
@@ -254,17 +157,19 @@ def _grid(one: Subject, kind: str, net: nn.Module, steps: int, seed: int) -> Jud
 
     def judge(mapper: Mapper) -> Tensor:
         found = torch.full((len(classes),), torch.nan, dtype=torch.float64)
-        for start in range(0, len(mosaics), BATCH // 5):
-            some = list(mosaics)[start : start + BATCH // 5]
-            images = evaluation.mosaics(one.images[torch.tensor([mosaics[index] for index in some])])
+        indices = torch.tensor(list(mosaics), dtype=torch.long)
+        together = torch.tensor(list(mosaics.values()), dtype=torch.long)
+        for part in batches(one.images[indices], pixels=500_000 // 9):
+            images = evaluation.mosaics(one.images[together[part]])
+            some = indices[part]
             maps = mapper(Units(None, classes[some]), images)
             found[some] = evaluation.grid_scores(maps, cells[some])
         return found
 
-    return judge
+    return Judge(judge)
 
 
-_JUDGES: dict[str, Callable[[Subject, str, nn.Module, int, int], Judge]] = {
+_JUDGES: Mapping[str, Callable[[Subject, str, nn.Module, int, int], Judge]] = {
     "source retrieval": _retrieval,
     "image dependence": _dependence,
     "insertion - deletion": _insertion,
@@ -287,6 +192,59 @@ def _responds(net: nn.Module, units: Units) -> list[Callable[[Tensor], Tensor]]:
     return [respond(channel) for channel in units.channels.tolist()]
 
 
+# ------------------------------------------------------------------------------------- what is known to go wrong
+
+
+def failures(one: Subject, *, seed: int) -> dict[str, dict[str, Row]]:
+    """Likeness of maps that ought to differ: those of two classes, and those of different start signals.
+
+    By condition and rule, one number an image; near 1 the map does not depend on what is asked.
+    """
+    classes = one.units["class"]
+    second = Units(None, outputs(one.net, one.images).topk(2, dim=1).indices[:, 1])
+    found: dict[str, dict[str, Row]] = {"class sensitivity": {}, "signal convergence": {}}
+    for condition, (net, way) in one.conditions.items():
+        if condition not in (WITH, one.without):
+            continue
+        for rule in RULES:
+            pair = (maps_of(net, way, rule, units, one.images) for units in (classes, second))
+            alike = evaluation.cosine_similarity(*pair).tolist()
+            found["class sensitivity"].setdefault(condition, {})[rule] = alike
+            alike = _convergence(net, way, rule, one, seed).tolist()
+            found["signal convergence"].setdefault(condition, {})[rule] = alike
+    return found
+
+
+def _convergence(net: nn.Module, way: str, rule: str, one: Subject, seed: int) -> Tensor:
+    rewritten = rewrite(net, rule, switches=way)
+    forward = partial(rewritten.forward_to, one.last)
+    return torch.cat(
+        [
+            evaluation.signal_convergence(evaluation.maps_of_random_signals(forward, one.images[part], SIGNALS, seed))
+            for part in batches(one.images)
+        ]
+    )
+
+
+def cascade(one: Subject, *, seed: int) -> list[tuple[str, Row, Row]]:
+    """How like its own map each rule's map of the class stays while layers are made random, from the top down.
+
+    For some layers, evenly chosen, the last one among them: rank similarity and SSIM by rule, of the network as it is.
+    """
+    units = one.units["class"]
+    way = one.conditions[one.without][1]
+    own = {rule: maps_of(one.net, way, rule, units, one.images) for rule in RULES}
+    stages = list(evaluation.cascade(one.net, seed))
+    chosen = np.unique(np.linspace(0, len(stages) - 1, min(CASCADE, len(stages))).round().astype(int))
+    found = []
+    for layer, net in (stages[index] for index in chosen):
+        pairs = {rule: (own[rule], maps_of(net, way, rule, units, one.images)) for rule in RULES}
+        rank = {rule: evaluation.rank_similarity(*pair).tolist() for rule, pair in pairs.items()}
+        ssim = {rule: evaluation.structural_similarity(*pair).tolist() for rule, pair in pairs.items()}
+        found.append((layer, rank, ssim))
+    return found
+
+
 # ------------------------------------------------------------------------------------------------------ the verdict
 
 
@@ -302,16 +260,16 @@ class Judged:
     verdict: Verdict
 
 
-def judged(scored: Scored, without: str, *, resamples: int, seed: int) -> list[Judged]:
-    """Intervals and verdicts from the scores of one subject."""
+def judged(scored: Mapping[str, Scored], without: str, *, resamples: int, seed: int) -> list[Judged]:
+    """Intervals and verdicts from the scores of one subject, by metric."""
     found = []
     for metric, kinds in scored.items():
         for kind, cells in kinds.items():
             losses = {
-                rule: loss(_array(cells[WITH][rule]), _array(cells[without][rule]), resamples, seed) for rule in RULES
+                rule: loss(array(cells[WITH][rule]), array(cells[without][rule]), resamples, seed) for rule in RULES
             }
             means = {
-                condition: {rule: mean_interval(_array(row[rule]), resamples, seed) for rule in RULES}
+                condition: {rule: mean_interval(array(row[rule]), resamples, seed) for rule in RULES}
                 for condition, row in cells.items()
             }
             margin = MARGINS[metric]
@@ -326,5 +284,6 @@ def verdicts(found: list[Judged]) -> dict[str, Verdict]:
     return {metric: worst(one.verdict for one in found if one.metric == metric) for metric in MARGINS}
 
 
-def _array(values: list[float]) -> Scores:
+def array(values: list[float]) -> Scores:
+    """Scores as numbers; null, as JSON has it, is undefined."""
     return np.asarray(values, dtype=np.float64)
