@@ -32,7 +32,7 @@ TASKS = ("facts", *validation.MARGINS, *OF_TRAINED)
 class Settings:
     """What a reader may change. `asked` is the number of images for the metrics that run the network often.
 
-    `compared` is the same for weights that get no verdict.
+    `compared` is the same for what gets no verdict.
     """
 
     images: int
@@ -43,7 +43,7 @@ class Settings:
     seed: int = 0
 
 
-FULL = Settings(images=500, asked=500, compared=100, steps=10, resamples=2000)
+FULL = Settings(images=500, asked=500, compared=50, steps=8, resamples=2000)
 QUICK = Settings(images=40, asked=20, compared=8, steps=4, resamples=500)
 
 
@@ -111,7 +111,7 @@ def run(part: Part, tests: TestSet, settings: Settings, out: Path) -> None:
     if part.task == "facts":
         found = _facts(one, tests.labels if loaded.labels == tests.classes else None)
     elif part.task == "failures":
-        few = one.first(settings.asked)
+        few = one.first(settings.compared)
         found = {
             "alike": validation.failures(few, seed=settings.seed),
             "cascade": validation.cascade(few, seed=settings.seed),

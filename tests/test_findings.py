@@ -58,7 +58,7 @@ def made_up(*names: str) -> dict[str, Any]:
     kinds = ("trained", "untrained", "upper third random")
     about = {"verdict": VERDICTS, "without": "uniform", "layers": {"middle": "c1", "last": "c1"}}
     return {
-        "settings": {"images": 500, "asked": 400, "steps": 10, "resamples": 2000, "seed": 0},
+        "settings": {"images": 500, "asked": 400, "compared": 50, "steps": 10, "resamples": 2000, "seed": 0},
         "data": {"source": "CIFAR-10 (JPEG)", "digest": "0123456789abcdef"},
         "margins": dict.fromkeys(VERDICTS, 0.1),
         "networks": {name: about | {kind: weights(kind) for kind in kinds} for name in names},
@@ -149,7 +149,7 @@ def test_every_figure_is_in_the_tables(results: dict[str, Any], out: Path) -> No
 
 def test_circumstances_are_told(results: dict[str, Any], out: Path) -> None:
     for said in (findings.page(results, out), findings.section([(results, out)])[0]):
-        for each in ("CIFAR-10 (JPEG)", "0123456789abcdef", "500 images", "400 for", "2000 resamples", "seed 0"):
+        for each in ("CIFAR-10 (JPEG)", "0123456789abcdef", "500 images", "400 for", "50 where", "2000 resamples", "seed 0"):
             assert each in said
         assert "no weights, &lt;alas&gt;" in said
         assert "unknown" in said  # the error on photographs without labels
