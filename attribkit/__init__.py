@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from attribkit.activations import register_activation
     from attribkit.adapters.loading import LoadedModel, list_models, load
     from attribkit.attribution import Attribution
+    from attribkit.cases import Cases, evaluate
     from attribkit.explain import explain
     from attribkit.receptive_field import receptive_field
     from attribkit.rewriting import (
@@ -33,6 +34,7 @@ __all__ = [
     "GUIDED",
     "Attribution",
     "CannotRewrite",
+    "Cases",
     "LoadedModel",
     "NothingToRewrite",
     "PartlyRewritten",
@@ -42,6 +44,7 @@ __all__ = [
     "SwitchMismatch",
     "Switches",
     "Unit",
+    "evaluate",
     "explain",
     "fold_batch_norm",
     "list_models",
@@ -58,6 +61,7 @@ _HOMES = {
     "activations": ("register_activation",),
     "adapters.loading": ("LoadedModel", "list_models", "load"),
     "attribution": ("Attribution",),
+    "cases": ("Cases", "evaluate"),
     "explain": ("explain",),
     "receptive_field": ("receptive_field",),
     "rewriting": (

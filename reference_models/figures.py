@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attribkit.cases import batches
 from attribkit.receptive_field import Window, receptive_field
-from attribkit.reference_models.subjects import WITH, Subject, Units, batches, maps_of
+from attribkit.reference_models.subjects import WITH, Subject, Units, maps_of
 from attribkit.reference_models.validation import RULES
 from attribkit.render import Picture, encode_png, enlarged, grid, panel, picture
 from attribkit.rewriting import rewrite

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attribkit import LoadedModel, evaluation, load, record_switches, rewrite, strides_to_pools
+from attribkit.cases import batches
 from attribkit.reference_models.testset import TestSet
 from attribkit.switches import Switches
 
@@ -130,12 +131,6 @@ def _norm(name: str, norm: nn.Module) -> str:
     """A norm, or, in timm's that ends with its activation, the identity in between."""
     between = (f"{name}.{child}" for child, module in norm.named_children() if isinstance(module, nn.Identity))
     return next(between, name)
-
-
-def batches(images: Tensor, pixels: int = 500_000) -> Iterator[slice]:
-    """Parts of at most fifty images, and fewer of large ones, so that all that a network keeps fits in memory."""
-    size = max(1, min(50, pixels // images.shape[2:].numel()))
-    return (slice(start, start + size) for start in range(0, len(images), size))
 
 
 def outputs(net: nn.Module, images: Tensor) -> Tensor:

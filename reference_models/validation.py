@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attribkit import evaluation, rewrite
-from attribkit.reference_models.subjects import WITH, Subject, Units, batches, maps_of, outputs, same_unit
+from attribkit import Cases, evaluate, evaluation, rewrite
+from attribkit.cases import batches
+from attribkit.reference_models.subjects import WITH, Subject, Units, maps_of, outputs, same_unit
 from attribkit.reference_models.verdict import Interval, Scores, Verdict, loss, mean_interval, verdict, worst
 
 RULES = ("backprop", "deconvnet", "guided")
@@ -54,28 +55,18 @@ def scores(one: Subject, metric: str, *, asked: int, steps: int, seed: int) -> t
     found: Scored = {}
     bounds: dict[str, Row] = {}
     for kind in ("class",) if of_logits else who.units:
-        nets = dict.fromkeys(net for net, _ in conditions.values())
-        judges = {net: _JUDGES[metric](who, kind, net, steps, seed) for net in nets}
+        judges = {net: _judge(metric, who, kind, net, steps, seed) for net, _ in conditions.values()}
         found[kind] = {
-            condition: {rule: judges[net].judge(partial(maps_of, net, way, rule)).tolist() for rule in RULES}
+            condition: {rule: judges[net].score(partial(maps_of, net, way, rule)).tolist() for rule in RULES}
             for condition, (net, way) in conditions.items()
         }
         own = judges[one.net]
-        mapped = {name: own.judge(mapper) for name, mapper in (_BOUNDS | own.mappers).items()}
-        bounds[kind] = {name: values.tolist() for name, values in (mapped | own.bounds).items()}
+        mapped = {name: own.score(mapper) for name, mapper in (_BOUNDS | own.mappers).items()}
+        bounds[kind] = {name: values.tolist() for name, values in (mapped | own.bounds()).items()}
     return found, bounds
 
 
 Mapper = Callable[[Units, Tensor], Tensor]
-
-
-class Judge(NamedTuple):
-    """Scores the maps that a mapper makes; with bounds of its own: other mappers, or scores."""
-
-    judge: Callable[[Mapper], Tensor]
-    mappers: dict[str, Mapper] = {}  # noqa: RUF012  # never written to
-    bounds: dict[str, Tensor] = {}  # noqa: RUF012
-
 
 _BOUNDS: dict[str, Mapper] = {
     "Sobel map": lambda _, images: evaluation.sobel_maps(images),
@@ -84,13 +75,35 @@ _BOUNDS: dict[str, Mapper] = {
 }
 
 
-def _retrieval(one: Subject, kind: str, net: nn.Module, steps: int, seed: int) -> Judge:
-    def judge(mapper: Mapper) -> Tensor:
-        maps = mapper(one.units[kind], one.images)
-        groups = zip(_groups(maps), _groups(one.pictures), strict=True)
-        return torch.cat([evaluation.found_sources(some, pictures) for some, pictures in groups]).double()
+class Judge(NamedTuple):
+    """Scores the maps that a mapper makes; with bounds of its own: other mappers, or scores."""
 
-    return Judge(judge, {"the image itself": lambda _, images: images})
+    score: Callable[[Mapper], Tensor]
+    mappers: dict[str, Mapper] = {}  # noqa: RUF012  # never written to
+    bounds: Callable[[], dict[str, Tensor]] = dict
+
+
+def _judge(metric: str, one: Subject, kind: str, net: nn.Module, steps: int, seed: int) -> Judge:
+    """Of one kind of unit; where pixels are put in and out, the response is that of the network that was explained."""
+    if metric == "source retrieval":
+        return Judge(partial(_retrieval, one, kind), {"the image itself": lambda _, images: images})
+    if metric == "image dependence":
+        return Judge(partial(_dependence, one, same_unit(one, kind)))
+    cases = Cases(net, one.images, one.units[kind].channels, steps, seed)
+
+    def score(mapper: Mapper) -> Tensor:
+        return evaluate(lambda images, classes: mapper(Units(None, classes), images), metric, cases)
+
+    return Judge(score, bounds=partial(_ceiling, cases)) if metric == "occlusion" else Judge(score)
+
+
+def _retrieval(one: Subject, kind: str, mapper: Mapper) -> Tensor:
+    groups = zip(_groups(mapper(one.units[kind], one.images)), _groups(one.pictures), strict=True)
+    return torch.cat([evaluation.found_sources(maps, pictures) for maps, pictures in groups]).double()
+
+
+def _dependence(one: Subject, units: Units, mapper: Mapper) -> Tensor:
+    return torch.cat([evaluation.image_dependence(maps) for maps in _groups(mapper(units, one.images))])
 
 
 def _groups(rows: Tensor) -> tuple[Tensor, ...]:
@@ -98,98 +111,9 @@ def _groups(rows: Tensor) -> tuple[Tensor, ...]:
     return rows.tensor_split(max(1, len(rows) // GROUP))
 
 
-def _dependence(one: Subject, kind: str, net: nn.Module, steps: int, seed: int) -> Judge:
-    units = same_unit(one, kind)
-    return Judge(
-        lambda mapper: torch.cat([evaluation.image_dependence(some) for some in _groups(mapper(units, one.images))])
-    )
-
-
-def _insertion(one: Subject, kind: str, net: nn.Module, steps: int, seed: int) -> Judge:
-    """Put in and taken out by the map; the response is that of the network that was explained."""
-    responds = _responds(net, one.units[kind])
-
-    def judge(mapper: Mapper) -> Tensor:
-        maps = mapper(one.units[kind], one.images)
-        gains = [
-            evaluation.insertion(responds, one.images, maps, fill=fill, steps=steps, seed=seed)
-            - evaluation.deletion(responds, one.images, maps, fill=fill, steps=steps, seed=seed)
-            for fill in ("zero", "blur")
-        ]
-        return torch.stack(gains).mean(0)
-
-    return Judge(judge)
-
-
-def _occlusion(one: Subject, kind: str, net: nn.Module, steps: int, seed: int) -> Judge:
-    """Squares of two and of three eighths of the side, moved by one."""
-    responds = _responds(net, one.units[kind])
-    eighth = one.images.shape[-1] // 8
-    drops = {
-        size: evaluation.occlusion_drops(responds, one.images, size, stride=eighth) for size in (2 * eighth, 3 * eighth)
-    }
-
-    def judge(mapper: Mapper) -> Tensor:
-        maps = mapper(one.units[kind], one.images)
-        agreements = [evaluation.occlusion_agreement(maps, drop, size) for size, drop in drops.items()]
-        return torch.stack(agreements).mean(0)
-
-    (small, drop), (large, other) = drops.items()
-    return Judge(
-        judge, bounds={"the other occluder": evaluation.occlusion_ceiling(drop, small, other, large, one.images)}
-    )
-
-
-def _grid(one: Subject, kind: str, net: nn.Module, steps: int, seed: int) -> Judge:
-    """Each image in a mosaic with eight others that are taken for other classes, in a cell drawn for it.
-
-    Undefined where there are no such eight, as with an untrained network that takes all images for the same.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    classes = one.units[kind].channels
-    cells = torch.randint(9, (len(classes),), generator=generator)
-    mosaics: dict[int, list[int]] = {}
-    for index, cell in enumerate(cells.tolist()):
-        others = (classes != classes[index]).nonzero()[:, 0]
-        if len(others) >= 8:
-            drawn = others[torch.randperm(len(others), generator=generator)[:8]].tolist()
-            mosaics[index] = [*drawn[:cell], index, *drawn[cell:]]
-
-    def judge(mapper: Mapper) -> Tensor:
-        found = torch.full((len(classes),), torch.nan, dtype=torch.float64)
-        indices = torch.tensor(list(mosaics), dtype=torch.long)
-        together = torch.tensor(list(mosaics.values()), dtype=torch.long)
-        for part in batches(one.images[indices], pixels=500_000 // 9):
-            images = evaluation.mosaics(one.images[together[part]])
-            some = indices[part]
-            maps = mapper(Units(None, classes[some]), images)
-            found[some] = evaluation.grid_scores(maps, cells[some])
-        return found
-
-    return Judge(judge)
-
-
-_JUDGES: Mapping[str, Callable[[Subject, str, nn.Module, int, int], Judge]] = {
-    "source retrieval": _retrieval,
-    "image dependence": _dependence,
-    "insertion - deletion": _insertion,
-    "occlusion": _occlusion,
-    "grid": _grid,
-}
-
-
-def _responds(net: nn.Module, units: Units) -> list[Callable[[Tensor], Tensor]]:
-    """For each image its unit's response, of any number of images."""
-
-    def respond(channel: int) -> Callable[[Tensor], Tensor]:
-        def of(images: Tensor) -> Tensor:
-            with torch.no_grad():
-                output: Tensor = net(images)
-            return output[:, channel]
-
-        return of
-
-    return [respond(channel) for channel in units.channels.tolist()]
+def _ceiling(cases: Cases) -> dict[str, Tensor]:
+    (small, drops), (large, others) = cases.drops.items()
+    return {"the other occluder": evaluation.occlusion_ceiling(drops, small, others, large, cases.images)}
 
 
 # ------------------------------------------------------------------------------------- what is known to go wrong

@@ -149,7 +149,15 @@ def test_every_figure_is_in_the_tables(results: dict[str, Any], out: Path) -> No
 
 def test_circumstances_are_told(results: dict[str, Any], out: Path) -> None:
     for said in (findings.page(results, out), findings.section([(results, out)])[0]):
-        for each in ("CIFAR-10 (JPEG)", "0123456789abcdef", "500 images", "400 for", "50 where", "2000 resamples", "seed 0"):
+        for each in (
+            "CIFAR-10 (JPEG)",
+            "0123456789abcdef",
+            "500 images",
+            "400 for",
+            "50 where",
+            "2000 resamples",
+            "seed 0",
+        ):
             assert each in said
         assert "no weights, &lt;alas&gt;" in said
         assert "unknown" in said  # the error on photographs without labels

@@ -128,8 +128,8 @@ def test_a_mosaic_needs_images_of_other_classes(strided: Subject, scored: dict[s
     assert torch.tensor(scored["grid"]["class"][WITH]["guided"]).isnan().all()
     apart = made(all_strides())
     apart.__dict__["units"] = {"class": Units(None, torch.arange(COUNT) % 4)}
-    judge = validation._grid(apart, "class", apart.net, 4, 0)
-    found = judge.judge(lambda units, images: torch.ones_like(images))
+    judge = validation._judge("grid", apart, "class", apart.net, 4, 0)
+    found = judge.score(lambda units, images: torch.ones_like(images))
     torch.testing.assert_close(found, torch.full((COUNT,), 1 / 9, dtype=torch.float64))
 
 
