@@ -68,7 +68,9 @@ class Source(Protocol):
         """The model of this name with "default" weights, "none", or those of a file."""
 
 
-def load(name: str, weights: Weights = "default", *, classes: int | None = None) -> LoadedModel:
+def load(
+    name: str, weights: Weights = "default", *, classes: int | None = None, channels: int | None = None
+) -> LoadedModel:
     """A model by its name, ready to be explained.
 
         attribkit.load("all_cnn_c")                     # reference models, then torchvision, then timm
@@ -78,18 +80,30 @@ def load(name: str, weights: Weights = "default", *, classes: int | None = None)
         attribkit.load("resnet18", weights="mine.safetensors", classes=10)
 
     `weights` is "default" (the library's own), "none" (random) or a file: safetensors or a checkpoint of tensors.
-    `classes` is the number of classes where it is not the architecture's usual one.
+    `classes` is the number of classes where it is not the architecture's usual one, `channels` that of the input's
+    colours, which our own reference models take without weights.
     """
     prefix, colon, rest = name.rpartition(":")
     if colon and prefix not in sources():
         from attribkit.adapters import importable
 
+        _refuse(channels, name)
         return importable.build(name, weights, classes)
     prefix, found = (prefix, rest) if colon else (_source_of(name), name)
     source = sources()[prefix]()
     if found not in source.names():
         raise UnknownModel(f"no model {found!r} in {prefix}; {_near(found, [prefix])}")
+    if prefix == "reference" and channels is not None:
+        from attribkit.adapters import reference
+
+        return reference.build(found, weights, classes, channels)
+    _refuse(channels, name)
     return source.build(found, weights, classes)
+
+
+def _refuse(channels: int | None, name: str) -> None:
+    if channels is not None:
+        raise ValueError(f"{name} has the channels that its library gives it: channels= is for our reference models")
 
 
 def list_models(pattern: str = "*") -> list[str]:

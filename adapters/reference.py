@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from attribkit.adapters.loading import LoadedModel
@@ -24,11 +25,15 @@ def names() -> tuple[str, ...]:
     return architectures.NAMES
 
 
-def build(name: str, weights: Weights, classes: int | None) -> LoadedModel:
+def build(name: str, weights: Weights, classes: int | None, channels: int | None = None) -> LoadedModel:
     """The architecture with its bundled weights, without, or with those of a file that `attribkit train` wrote."""
     side = architectures.architecture(name).side
     if weights == "none":
-        return LoadedModel(f"reference:{name}", architectures.build(name, classes), ReferencePreprocess(side, None))
+        channels = 3 if channels is None else channels
+        bare = architectures.build(name, classes, channels)
+        return LoadedModel(f"reference:{name}", bare, ReferencePreprocess(side, None, channels))
+    if channels is not None:
+        raise WeightsError(f"weights of {name} have their own channels: leave channels= out, or pass weights='none'")
     path = Path(weights) if is_file(weights) else trained.bundled(name)
     if path is None:
         raise WeightsError(
@@ -47,18 +52,30 @@ class ReferencePreprocess(Preprocess):
 
     side: int
     normalisation: Normalisation | None
+    channels: int = 3  # grey where it is 1; no picture has others
 
     def transform(self, size: Size | None) -> Callable[[Image], Tensor]:
         from torchvision.transforms import functional
 
         height, width = sides(self.side if size is None else size)
+        self._check()
 
         def apply(image: Image) -> Tensor:
             cropped = functional.center_crop(functional.resize(image, [max(height, width)]), [height, width])
-            x = functional.to_tensor(cropped)
+            x = functional.to_tensor(cropped if self.channels == 3 else functional.to_grayscale(cropped))
             return x if self.normalisation is None else self.normalisation(x[None])[0]
 
         return apply
 
     def restore(self, x: Tensor) -> Tensor:
-        return x if self.normalisation is None else self.normalisation.inverse(x[None])[0]
+        self._check()
+        if self.normalisation is None:
+            return x.expand(3, -1, -1)
+        return self.normalisation.inverse(x[None])[0]
+
+    def example(self) -> Tensor:
+        return super().example() if self.channels in (1, 3) else torch.full([self.channels, self.side, self.side], 0.5)
+
+    def _check(self) -> None:
+        if self.channels not in (1, 3):
+            raise ValueError(f"a picture has 1 or 3 channels, the network takes {self.channels}: make tensors for it")

@@ -239,6 +239,27 @@ def test_labels_are_in_the_order_of_the_logits() -> None:
         assert labels[281].startswith("tabby")
 
 
+def test_bare_reference_models_take_other_channels() -> None:
+    """Pictures become grey for one; for five there are none, and the layers are known all the same."""
+    grey = attribkit.load("all_cnn_c", "none", classes=7, channels=1)
+    x = grey.preprocess(PICTURE)
+    assert grey.model(x[None]).shape == (1, 7)
+    shown = grey.unpreprocess(x)
+    assert shown.shape == (32, 32, 3)
+    assert (shown == shown[..., :1]).all()
+    five = attribkit.load("model_a", "none", channels=5)
+    assert five.model(torch.zeros(1, 5, 32, 32)).shape == (1, 10)
+    assert five.layers["conv1"].channels == 96
+    for ask in (lambda: five.preprocess(PICTURE), lambda: five.unpreprocess(torch.zeros(5, 32, 32))):
+        with pytest.raises(ValueError, match="a picture has 1 or 3 channels, the network takes 5"):
+            ask()
+    with pytest.raises(WeightsError, match="leave channels= out"):
+        attribkit.load("strided_cnn_c", channels=1)
+    for name in ("torchvision:resnet18", "mynets:build"):
+        with pytest.raises(ValueError, match="channels= is for our reference models"):
+            attribkit.load(name, "none", channels=1)
+
+
 def test_reference_models_carry_their_normalisation_and_classes(tmp_path: Path) -> None:
     """A file of `attribkit train` says all that is needed; another file, or another number of classes, is refused."""
     net = architectures.build("strided_cnn_c", 3)
