@@ -60,9 +60,14 @@ def command(
     names = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
     settings = _settings(quick, images, seed)
     lacking = study.missing(names)
+    if len(lacking) == len(names):
+        raise click.ClickException("; ".join(lacking.values()) or "--models names none")
     tests = testset.read(data).drawn(settings.images, seed)
     parts = study.parts([name for name in names if name not in lacking], tests, settings)
-    _run(parts, tests, settings, out, workers, quiet or as_json)
+    try:
+        _run(parts, tests, settings, out, workers, quiet or as_json)
+    except KeyboardInterrupt:
+        raise click.ClickException("stopped; the same command goes on with what is not done") from None
     documents = {part: _kept(part, out) for part in parts}
     results = study.results(documents, tests, settings, lacking)
     text = json.dumps(results, indent=2)
@@ -112,7 +117,7 @@ def _run(parts: list[Part], tests: TestSet, settings: Settings, out: Path, worke
                 next(done).result()
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
-            raise click.ClickException("stopped; the same command goes on with what is not done") from None
+            raise
 
 
 def _in_words(results: dict[str, Any], out: Path) -> str:

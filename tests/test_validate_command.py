@@ -121,7 +121,20 @@ def test_bad_calls_are_one_line(run: Command, folder: Path) -> None:
     )  # fmt: skip
     unknown = run("validate", "--data", str(folder), "--models", "all_cnn_d")
     assert (unknown.code, "all_cnn_c" in unknown.err) == (1, True)
-    assert run("validate", "--data", "nowhere").code == 1
+    assert run("validate", "--data", "nowhere", "--models", "strided_cnn_c").code == 1
+    missing = run("validate", "--data", str(folder), "--models", "model_a,model_b")
+    assert (missing.code, missing.err.count("\n")) == (1, 1)
+    assert all(name in missing.err for name in ("model_a", "model_b", "train it and pass weights=FILE"))
+    assert run("validate", "--data", str(folder), "--models", ",").err == "attribkit: --models names none\n"
+
+
+def test_what_is_stopped_says_how_to_go_on(run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "run", stopped)
+    told = run(*words(folder))
+    assert (told.code, told.err) == (1, "attribkit: stopped; the same command goes on with what is not done\n")
 
 
 def test_processes_give_what_one_gives(folder: Path, tmp_path: Path) -> None:
