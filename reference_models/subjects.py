@@ -107,9 +107,16 @@ def prepared(network: str, weights: str, loaded: LoadedModel, tests: TestSet, se
 
 def made(name: str, weights: str, net: nn.Module, images: Tensor, pictures: Tensor) -> Subject:
     """A network with its pools, or beside itself with pools in place of its strides."""
-    has_pools = any(isinstance(module, nn.MaxPool2d) for module in net.modules())
-    pooled = None if has_pools else strides_to_pools(net).eval()
+    pooled = None if _has_pools(net, images[:1]) else strides_to_pools(net).eval()
     return Subject(name, weights, net.eval(), pooled, *_asked_layers(net), images, pictures)
+
+
+def _has_pools(net: nn.Module, image: Tensor) -> bool:
+    """Whether an image meets a max-pool, be it a module or a function."""
+    shadow = rewrite(net, "backprop")
+    with torch.no_grad():
+        shadow(image.clone())
+    return any(site.kind == "pool" for site in shadow.sites)
 
 
 def _asked_layers(net: nn.Module) -> tuple[str, str]:

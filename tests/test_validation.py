@@ -83,6 +83,18 @@ def test_conditions_with_pools_and_without(strided: Subject, pooled: Subject) ->
     assert list(pooled.conditions) == [WITH, "uniform", "center", "corner", "another image's"]
 
 
+def test_pools_that_are_functions_are_pools(pooled: Subject) -> None:
+    """A net that calls one has switches, and is not given pools in place of its strides."""
+
+    class Calls(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.max_pool2d(x, 2)
+
+    net = with_pools()
+    net[2] = Calls()
+    assert list(made(net).conditions) == list(pooled.conditions)
+
+
 def test_another_images_switches_are_anothers(pooled: Subject) -> None:
     """Recorded on the image before and replayed."""
     units = pooled.units["last"]
