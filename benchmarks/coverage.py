@@ -216,7 +216,7 @@ def main() -> int:
     parser.add_argument("patterns", nargs="*", help="names with *")
     parser.add_argument("--sample", action="store_true", help="a tenth, drawn by the date")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--memory", type=float, default=6, help="GB for each process")
+    parser.add_argument("--memory", type=float, default=9, help="GB for each process")
     parser.add_argument("--minutes", type=float, default=10, help="for each model")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no process is left behind

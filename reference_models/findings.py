@@ -5,7 +5,6 @@ python -m attribkit.reference_models.findings docs/validation.md OUT [OUT ...]
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 import math
@@ -24,6 +23,7 @@ from attribkit.files import write_whole
 from attribkit.reference_models.subjects import RANDOM_SHARE, WITH
 from attribkit.reference_models.validation import OF_LOGITS
 from attribkit.reference_models.verdict import FEWEST
+from attribkit.report.stored import data_uri
 
 Json = dict[str, Any]  # results.json, or a part of it
 
@@ -41,7 +41,7 @@ def page(results: Json, folder: Path) -> str:
         **results,
         told=told(networks),
         plots={name: [Markup(plot) for plot in plots(name, network).values()] for name, network in networks.items()},
-        shown=[(_data_uri(folder / one["file"]), one["caption"]) for one in results["pictures"]],
+        shown=[(data_uri("png", (folder / one["file"]).read_bytes()), one["caption"]) for one in results["pictures"]],
     )
 
 
@@ -95,10 +95,6 @@ def _without_twins(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 def _image(name: str) -> str:
     return "validation-" + re.sub(r"[^\w.-]+", "-", name)
-
-
-def _data_uri(path: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 # --------------------------------------------------------------------------------------------------------- in words

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import attribkit
+from attribkit import Cases
 from attribkit.adapters.weights import WeightsError
 from attribkit.files import write_whole
 from attribkit.reference_models import figures, subjects, validation
@@ -145,7 +146,7 @@ def _facts(one: Subject, labels: Tensor | None) -> dict[str, Any]:
     own = one.units["class"].channels
     named = {"as it is": own}
     if one.pooled is not None:
-        named["after strides_to_pools"] = subjects.outputs(one.pooled, one.images).argmax(1)
+        named["after strides_to_pools"] = Cases(one.pooled, one.images).classes
 
     def percent(wrong: Tensor) -> float:
         return 100 * float(wrong.double().mean())

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attribkit import LoadedModel, evaluation, load, record_switches, rewrite, strides_to_pools
+from attribkit import Cases, LoadedModel, evaluation, load, record_switches, rewrite, strides_to_pools
 from attribkit.cases import batches
 from attribkit.reference_models.testset import TestSet
 from attribkit.switches import Switches
@@ -77,7 +77,7 @@ class Subject:
         return {
             "middle": _strongest(self.net, self.middle, self.images),
             "last": _strongest(self.net, self.last, self.images),
-            "class": Units(None, outputs(self.net, self.images).argmax(1)),
+            "class": Units(None, Cases(self.net, self.images).classes),
         }
 
     def first(self, count: int) -> Subject:
@@ -138,12 +138,6 @@ def _norm(name: str, norm: nn.Module) -> str:
     """A norm, or, in timm's that ends with its activation, the identity in between."""
     between = (f"{name}.{child}" for child, module in norm.named_children() if isinstance(module, nn.Identity))
     return next(between, name)
-
-
-def outputs(net: nn.Module, images: Tensor) -> Tensor:
-    """What a network says of images."""
-    with torch.no_grad():
-        return torch.cat([net(images[part]) for part in batches(images)])
 
 
 def _outputs(net: nn.Module, layer: str, images: Tensor) -> Tensor:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from attribkit import Cases, evaluate, evaluation, rewrite
-from attribkit.cases import batches
-from attribkit.reference_models.subjects import WITH, Subject, Units, maps_of, outputs, same_unit
+from attribkit.cases import Method, batches
+from attribkit.reference_models.subjects import WITH, Subject, Units, maps_of, same_unit
 from attribkit.reference_models.verdict import Interval, Scores, Verdict, loss, mean_interval, verdict, worst
 
 RULES = ("backprop", "deconvnet", "guided")
@@ -92,9 +92,14 @@ def _judge(metric: str, one: Subject, kind: str, net: nn.Module, steps: int, see
     cases = Cases(net, one.images, one.units[kind].channels, steps, seed)
 
     def score(mapper: Mapper) -> Tensor:
-        return evaluate(lambda images, classes: mapper(Units(None, classes), images), metric, cases)
+        return evaluate(_method(mapper), metric, cases)
 
     return Judge(score, bounds=partial(_ceiling, cases)) if metric == "occlusion" else Judge(score)
+
+
+def _method(mapper: Mapper) -> Method:
+    """A mapper, asked for classes as `evaluate` asks."""
+    return lambda images, classes: mapper(Units(None, classes), images)
 
 
 def _retrieval(one: Subject, kind: str, mapper: Mapper) -> Tensor:
@@ -124,18 +129,18 @@ def failures(one: Subject, *, seed: int) -> dict[str, dict[str, Row]]:
 
     By condition and rule, one number an image; near 1 the map does not depend on what is asked.
     """
-    classes = one.units["class"]
-    second = Units(None, outputs(one.net, one.images).topk(2, dim=1).indices[:, 1])
+    cases = Cases(one.net, one.images)
     found: dict[str, dict[str, Row]] = {"class sensitivity": {}, "signal convergence": {}}
     for condition, (net, way) in one.conditions.items():
         if condition not in (WITH, one.without):
             continue
-        for rule in RULES:
-            pair = (maps_of(net, way, rule, units, one.images) for units in (classes, second))
-            alike = evaluation.cosine_similarity(*pair).tolist()
-            found["class sensitivity"].setdefault(condition, {})[rule] = alike
-            alike = _convergence(net, way, rule, one, seed).tolist()
-            found["signal convergence"].setdefault(condition, {})[rule] = alike
+        found["class sensitivity"][condition] = {
+            rule: evaluate(_method(partial(maps_of, net, way, rule)), "class sensitivity", cases).tolist()
+            for rule in RULES
+        }
+        found["signal convergence"][condition] = {
+            rule: _convergence(net, way, rule, one, seed).tolist() for rule in RULES
+        }
     return found
 
 
@@ -158,10 +163,12 @@ def cascade(one: Subject, *, seed: int) -> list[tuple[str, Row, Row]]:
     units = one.units["class"]
     way = one.conditions[one.without][1]
     own = {rule: maps_of(one.net, way, rule, units, one.images) for rule in RULES}
-    stages = list(evaluation.cascade(one.net, seed))
-    chosen = np.unique(np.linspace(0, len(stages) - 1, min(CASCADE, len(stages))).round().astype(int))
+    count = sum(1 for _ in evaluation.cascade(one.net, seed))  # gone through twice, as copies of a network are large
+    chosen = set(np.linspace(0, count - 1, min(CASCADE, count)).round().astype(int).tolist())
     found = []
-    for layer, net in (stages[index] for index in chosen):
+    for index, (layer, net) in enumerate(evaluation.cascade(one.net, seed)):
+        if index not in chosen:
+            continue
         pairs = {rule: (own[rule], maps_of(net, way, rule, units, one.images)) for rule in RULES}
         rank = {rule: evaluation.rank_similarity(*pair).tolist() for rule, pair in pairs.items()}
         ssim = {rule: evaluation.structural_similarity(*pair).tolist() for rule, pair in pairs.items()}

@@ -77,13 +77,14 @@ def _uri(image: Picture) -> str:
     import cv2
 
     if max(image.shape[:2]) > _LARGEST_WEBP:
-        return _data("png", render.encode_png(image))
+        return data_uri("png", render.encode_png(image))
     # More than 100 asks for no loss.
     done, encoded = cv2.imencode(".webp", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, 101])
     if not done:
         raise ValueError(f"OpenCV could not encode a picture of {image.shape}")
-    return _data("webp", bytes(encoded))
+    return data_uri("webp", bytes(encoded))
 
 
-def _data(kind: str, data: bytes) -> str:
+def data_uri(kind: str, data: bytes) -> str:
+    """The bytes of a picture file as they stand in a page."""
     return f"data:image/{kind};base64,{b64encode(data).decode()}"
