@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attribkit import Cases, evaluate, evaluation, rewrite
 from attribkit.cases import Method, batches
-from attribkit.reference_models.subjects import WITH, Subject, Units, maps_of, same_unit
+from attribkit.reference_models.subjects import RANDOM_SHARE, WITH, Subject, Units, maps_of, same_unit
 from attribkit.reference_models.verdict import Interval, Scores, Verdict, loss, mean_interval, verdict, worst
 
 RULES = ("backprop", "deconvnet", "guided")
@@ -47,11 +47,12 @@ Scored = dict[str, dict[str, Row]]  # unit, condition -> row
 def scores(one: Subject, metric: str, *, asked: int, steps: int, seed: int) -> tuple[Scored, dict[str, Row]]:
     """A metric for every kind of unit, condition and rule; and its bounds: what maps get that ask no network.
 
-    Metrics of logits see the first `asked` images only.
+    Metrics of logits see the first `asked` images only; they and random weights are asked with switches and without.
     """
     of_logits = metric in OF_LOGITS
     who = one.first(asked) if of_logits else one
-    conditions = {key: pair for key, pair in one.conditions.items() if not of_logits or key in (WITH, one.without)}
+    only_two = of_logits or RANDOM_SHARE[one.weights] > 0
+    conditions = {key: pair for key, pair in one.conditions.items() if not only_two or key in (WITH, one.without)}
     found: Scored = {}
     bounds: dict[str, Row] = {}
     for kind in ("class",) if of_logits else who.units:

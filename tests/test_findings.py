@@ -38,15 +38,16 @@ def made_up(*names: str) -> dict[str, Any]:
     def by_rule() -> dict[str, Any]:
         return {rule: interval() for rule in ("backprop", "deconvnet", "guided")}
 
-    def by_condition() -> dict[str, Any]:
-        return {condition: by_rule() for condition in ("own switches", "uniform", "center")}
+    def by_condition(*others: str) -> dict[str, Any]:
+        return {condition: by_rule() for condition in ("own switches", "uniform", *others)}
 
     def weights(kind: str) -> dict[str, Any]:
         one: dict[str, Any] = {"errors": {"as it is": {"error": None, "changed": 0.0}}, "figures": [], "bounds": []}
         for metric, verdict in VERDICTS.items():
             which = {"metric": metric, "unit": "class"}
             given = verdict if kind == "trained" else None
-            figure = {"means": by_condition(), "losses": by_rule(), "margin": 0.1, "verdict": given}
+            means = by_condition(*["center"] * (kind == "trained"))
+            figure = {"means": means, "losses": by_rule(), "margin": 0.1, "verdict": given}
             one["figures"].append(which | figure)
             one["bounds"].append(which | {"means": {"random map": interval(), "Sobel map": interval()}})
         if kind == "trained":

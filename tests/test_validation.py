@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,13 @@ def test_every_cell_has_a_score_an_image(scored: dict[str, validation.Scored]) -
         for cells in kinds.values():
             assert list(cells) == [WITH, "as it is"]
             assert {rule: len(row) for rule, row in cells[WITH].items()} == dict.fromkeys(validation.RULES, COUNT)
+
+
+def test_other_ways_down_are_asked_of_trained_weights_where_it_is_cheap(pooled: Subject) -> None:
+    trained = replace(pooled, weights="trained")
+    assert list(of(trained, "source retrieval")[0]["last"]) == list(pooled.conditions)
+    for one, metric in ((pooled, "source retrieval"), (trained, "grid")):
+        assert list(of(one, metric)[0]["class"]) == [WITH, "uniform"]
 
 
 def test_a_deconvnet_without_switches_does_not_see_the_image(scored: dict[str, validation.Scored]) -> None:
