@@ -40,7 +40,7 @@ class Cases:
             return self.scores.argmax(1)
         if self.targets.shape != (len(self.images),):
             raise ValueError(f"{tuple(self.targets.shape)} targets do not fit {len(self.images)} images: give one each")
-        return self.targets
+        return self.targets.to(self.images.device)
 
     @cached_property
     def scores(self) -> Tensor:
@@ -146,7 +146,7 @@ def _occlusion(method: Method, cases: Cases) -> Tensor:
 
 
 def _grid(method: Method, cases: Cases) -> Tensor:
-    found = torch.full((len(cases.images),), torch.nan, dtype=torch.float64)
+    found = torch.full((len(cases.images),), torch.nan, dtype=torch.float64, device=cases.images.device)
     which = torch.tensor(list(cases.mosaics), dtype=torch.long)
     for part in batches(cases.images[which], pixels=500_000 // 9):
         some = which[part]

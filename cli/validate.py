@@ -35,6 +35,7 @@ MODELS = "all_cnn_c,convpool_cnn_c,model_c"
     "--out", type=click.Path(path_type=Path), default=Path("attribkit-out/validation"), show_default=True,
     help="Holds results.json, and what is done when it is stopped: the same command goes on.",
 )  # fmt: skip
+@options.device
 @options.as_json
 @options.quiet
 @options.debug
@@ -46,6 +47,7 @@ def command(
     seed: int,
     workers: int,
     out: Path,
+    device: str | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
@@ -58,7 +60,7 @@ def command(
     from attribkit.reference_models import findings, study, testset
 
     names = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
-    settings = _settings(quick, images, seed)
+    settings = _settings(quick, images, seed, str(options.torch_device(device)))
     lacking = study.missing(names)
     if len(lacking) == len(names):
         raise click.ClickException("; ".join(lacking.values()) or "--models names none")
@@ -76,12 +78,12 @@ def command(
     click.echo(text if as_json else _in_words(results, out))
 
 
-def _settings(quick: bool, images: int | None, seed: int) -> Settings:
+def _settings(quick: bool, images: int | None, seed: int, device: str) -> Settings:
     from dataclasses import replace
 
     from attribkit.reference_models.study import FULL, QUICK
 
-    settings = replace(QUICK if quick else FULL, seed=seed)
+    settings = replace(QUICK if quick else FULL, seed=seed, device=device)
     if images is None:
         return settings
     asked, compared = (min(images, number) for number in (settings.asked, settings.compared))

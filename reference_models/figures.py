@@ -37,7 +37,7 @@ def lower_layers(net: nn.Module, layer: str, side: int | tuple[int, int], most: 
     the image plays no part in a deconvnet; where there are some, the signal is spread evenly over their windows.
     """
     height, width = (side, side) if isinstance(side, int) else side
-    empty = torch.zeros(1, 3, height, width)
+    empty = torch.zeros(1, 3, height, width, device=next(net.parameters()).device)
     deconvnet = rewrite(net, "deconvnet", switches="uniform")
     with torch.no_grad():
         _, channels, *plane = deconvnet.forward_to(layer, empty.clone()).shape
@@ -141,7 +141,7 @@ def _strongest(one: Subject, layer: str, channels: slice | list[int], count: int
         outputs = net.forward_to(layer, one.images[part].clone())
         found.append(outputs[:, channels].flatten(2).max(2))
     strengths, places = (torch.cat(parts) for parts in zip(*found, strict=True))
-    numbers = torch.arange(outputs.shape[1])[channels]
+    numbers = torch.arange(outputs.shape[1], device=outputs.device)[channels]
     return [
         Strongest(
             Units(layer, numbers[k].expand(len(images)), places[images, k]),
@@ -176,11 +176,11 @@ def _span(window: Window, i: int) -> slice:
 
 
 def _drawn(maps: Tensor, most: int) -> Row:
-    return [picture(values.numpy(), "classic") for values in _averaged(maps, most)]
+    return [picture(values.cpu().numpy(), "classic") for values in _averaged(maps, most)]
 
 
 def _photographs(pictures: Tensor, most: int) -> Row:
-    return list((_averaged(pictures, most) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy())
+    return list((_averaged(pictures, most) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
 
 
 def _averaged(values: Tensor, most: int) -> Tensor:

@@ -42,6 +42,7 @@ class Settings:
     steps: int
     resamples: int
     seed: int = 0
+    device: str = "cpu"
 
 
 FULL = Settings(images=500, asked=500, compared=50, steps=8, resamples=2000)
@@ -108,7 +109,7 @@ def run(part: Part, tests: TestSet, settings: Settings, out: Path) -> None:
     """Do one part and keep it in the folder."""
     torch.set_num_threads(1)  # what comes out does not depend on how many processes there are
     loaded = subjects.read(part.network)
-    one = subjects.prepared(part.network, part.weights, loaded, tests, settings.seed)
+    one = subjects.prepared(part.network, part.weights, loaded, tests, settings.seed, settings.device)
     if part.task == "facts":
         found = _facts(one, tests.labels if loaded.labels == tests.classes else None)
     elif part.task == "failures":
@@ -143,10 +144,10 @@ def _facts(one: Subject, labels: Tensor | None) -> dict[str, Any]:
 
     Percent of the images: named wrongly, where it is known what is on them, and otherwise than by the net as it is.
     """
-    own = one.units["class"].channels
+    own = one.units["class"].channels.cpu()
     named = {"as it is": own}
     if one.pooled is not None:
-        named["after strides_to_pools"] = Cases(one.pooled, one.images).classes
+        named["after strides_to_pools"] = Cases(one.pooled, one.images).classes.cpu()
 
     def percent(wrong: Tensor) -> float:
         return 100 * float(wrong.double().mean())

@@ -59,7 +59,8 @@ def made_up(*names: str) -> dict[str, Any]:
     kinds = ("trained", "untrained", "upper third random")
     about = {"verdict": VERDICTS, "without": "uniform", "layers": {"middle": "c1", "last": "c1"}}
     return {
-        "settings": {"images": 500, "asked": 400, "compared": 50, "steps": 10, "resamples": 2000, "seed": 0},
+        "settings": {"images": 500, "asked": 400, "compared": 50, "steps": 10, "resamples": 2000}
+        | {"seed": 0, "device": "cpu"},
         "data": {"source": "CIFAR-10 (JPEG)", "digest": "0123456789abcdef"},
         "margins": dict.fromkeys(VERDICTS, 0.1),
         "networks": {name: about | {kind: weights(kind) for kind in kinds} for name in names},

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import Command
 from PIL import Image
 
@@ -149,6 +151,24 @@ def test_processes_give_what_one_gives(folder: Path, tmp_path: Path) -> None:
     for part in parts[:2]:
         one, two = ((tmp_path / str(workers) / "parts" / part.file).read_bytes() for workers in (1, 2))
         assert one == two
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+def test_every_part_on_a_gpu_as_on_the_cpu(folder: Path, tmp_path: Path) -> None:
+    settings = study.Settings(images=10, asked=10, compared=2, steps=2, resamples=10)
+    tests = testset.read(folder).drawn(10, seed=0)
+    documents = {}
+    for device in ("cpu", "cuda"):
+        parts = study.parts(["strided_cnn_c"], tests, replace(settings, device=device))
+        for part in parts:
+            study.run(part, tests, replace(settings, device=device), tmp_path / device)
+        found = [study.kept(part, tmp_path / device) for part in parts if part.task == "occlusion"]
+        documents[device] = [document["scores"]["class"] for document in found if document is not None]
+    for one, other in zip(documents["cpu"], documents["cuda"], strict=True):
+        for condition, rows in one.items():
+            for rule, row in rows.items():
+                assert row == pytest.approx(other[condition][rule], abs=0.1)
 
 
 def test_photographs_have_no_errors_but_changes(run: Command, tmp_path: Path) -> None:
