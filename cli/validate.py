@@ -28,7 +28,7 @@ MODELS = "all_cnn_c,convpool_cnn_c,model_c"
     "--models", default=MODELS, show_default=True, metavar="NAMES", help="Commas between; NAME=FILE for other weights."
 )
 @click.option("--quick", is_flag=True, help="Fewer images and resamples: minutes, and wider intervals.")
-@click.option("--images", type=click.IntRange(min=10), help="How many test images.  [default: 500; quick: 40]")
+@click.option("--images", type=click.IntRange(min=10), help="How many test images.  [default: 500; quick: 30]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Draws images, resamples and random weights.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes, one thread each.")
 @click.option(

@@ -46,7 +46,7 @@ class Settings:
 
 
 FULL = Settings(images=500, asked=500, compared=50, steps=8, resamples=2000)
-QUICK = Settings(images=40, asked=20, compared=8, steps=4, resamples=500)
+QUICK = Settings(images=30, asked=20, compared=4, steps=4, resamples=500)
 
 
 @dataclass(frozen=True)
