@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
     device = torch.device(asked.device)
+    training.keep_freed_memory()
     data = read(asked.data)
     few = Data(Split(data.train.images[: asked.images], data.train.labels[: asked.images]), *_rest(data))
     job = Job(asked.model, replace(QUICK, epochs=2 * _TURNS, piece=1.0), 0, few, device)
@@ -64,7 +65,7 @@ def bare_rate(job: Job, state: State, loader: Loader, steps: int) -> float:
             logits = net(images)
         net.zero_grad()
         F.cross_entropy(logits.float(), labels).backward()
-    float(logits.sum())  # a GPU has then done all of it
+    float(logits.detach().sum())  # a GPU has then done all of it
     return steps * batch / (time.perf_counter() - start)
 
 

@@ -6,7 +6,9 @@ a run that was killed goes on from its last checkpoint to the very weights of on
 
 from __future__ import annotations
 
+import ctypes
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -31,7 +33,7 @@ from attribkit.surgery import fold_batch_norm
 
 _ATTEMPTS = 4  # the first, and three with another seed
 _DEAD_AFTER = 3  # epochs
-_EVALUATION_BATCH = 500
+_EVALUATION_BATCH = 50  # a CPU is a quarter slower at 500, where each layer's output comes as fresh pages of memory
 
 Metrics = dict[str, Any]
 OnStep = Callable[[int], None]  # is told how many images were trained on
@@ -106,6 +108,7 @@ class State:
 
 def train(job: Job, folder: Path, on_step: OnStep = lambda images: None) -> Iterator[Metrics]:
     """Train, giving each epoch's figures; the folder is `run.opened`. Ends with the trained file in it."""
+    keep_freed_memory()
     state = _resumed(job, folder) or _fresh(job)
     if state.epoch == job.recipe.epochs and _trained_file(job, folder).is_file():
         return
@@ -127,6 +130,17 @@ def train(job: Job, folder: Path, on_step: OnStep = lambda images: None) -> Iter
         yield figures
     if job.workers.first:
         _finish(job, state, normalisation, folder)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library, where it is glibc, keep what is freed for the next tensor.
+
+    It would give large blocks back to the kernel at once, and fresh pages for every layer cost a fifth of the rate.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        trim_threshold, mmap_max = -1, -4  # as malloc.h has them
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def _fresh(job: Job, attempt: int = 0) -> State:
