@@ -33,7 +33,7 @@ from attribkit.surgery import fold_batch_norm
 
 _ATTEMPTS = 4  # the first, and three with another seed
 _DEAD_AFTER = 3  # epochs
-_EVALUATION_BATCH = 50  # a CPU is a quarter slower at 500, where each layer's output comes as fresh pages of memory
+_EVALUATION_BATCH = 500
 
 Metrics = dict[str, Any]
 OnStep = Callable[[int], None]  # is told how many images were trained on
@@ -135,7 +135,7 @@ def train(job: Job, folder: Path, on_step: OnStep = lambda images: None) -> Iter
 def keep_freed_memory() -> None:
     """Have the C library, where it is glibc, keep what is freed for the next tensor.
 
-    It would give large blocks back to the kernel at once, and fresh pages for every layer cost a fifth of the rate.
+    It would give large blocks back to the kernel at once, and pay for fresh pages in every layer of every step.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         trim_threshold, mmap_max = -1, -4  # as malloc.h has them
