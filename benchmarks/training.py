@@ -19,6 +19,7 @@ from attribkit.reference_models import training
 from attribkit.reference_models.batches import Loader
 from attribkit.reference_models.data import Data, Split, read
 from attribkit.reference_models.normalisation import fit
+from attribkit.reference_models.process import keep_freed_memory
 from attribkit.reference_models.recipes import QUICK
 from attribkit.reference_models.training import Job, State
 
@@ -33,7 +34,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
     device = torch.device(asked.device)
-    training.keep_freed_memory()
+    keep_freed_memory()
     data = read(asked.data)
     few = Data(Split(data.train.images[: asked.images], data.train.labels[: asked.images]), *_rest(data))
     job = Job(asked.model, replace(QUICK, epochs=2 * _TURNS, piece=1.0), 0, few, device)

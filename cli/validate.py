@@ -105,6 +105,7 @@ def _run(parts: list[Part], tests: TestSet, settings: Settings, out: Path, worke
 
     from attribkit.cli.progress import tracked
     from attribkit.reference_models import study
+    from attribkit.reference_models.process import end_with_parent
 
     todo = [part for part in parts if study.kept(part, out) is None]
     if workers == 1:
@@ -112,7 +113,7 @@ def _run(parts: list[Part], tests: TestSet, settings: Settings, out: Path, worke
             study.run(part, tests, settings, out)
     if workers == 1 or not todo:
         return
-    with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), end_with_parent) as pool:
         done = as_completed([pool.submit(study.run, part, tests, settings, out) for part in todo])
         try:
             for _ in tracked(todo, "parts", quiet):

@@ -19,6 +19,7 @@ from attribkit import Cases
 from attribkit.adapters.weights import WeightsError
 from attribkit.files import write_whole
 from attribkit.reference_models import figures, subjects, validation
+from attribkit.reference_models.process import keep_freed_memory
 from attribkit.reference_models.subjects import RANDOM_SHARE, Subject
 from attribkit.reference_models.testset import TestSet
 from attribkit.reference_models.verdict import mean_interval
@@ -107,6 +108,7 @@ def kept(part: Part, out: Path) -> dict[str, Any] | None:
 
 def run(part: Part, tests: TestSet, settings: Settings, out: Path) -> None:
     """Do one part and keep it in the folder."""
+    keep_freed_memory()
     torch.set_num_threads(1)  # what comes out does not depend on how many processes there are
     loaded = subjects.read(part.network)
     one = subjects.prepared(part.network, part.weights, loaded, tests, settings.seed, settings.device)

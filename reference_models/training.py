@@ -6,9 +6,7 @@ a run that was killed goes on from its last checkpoint to the very weights of on
 
 from __future__ import annotations
 
-import ctypes
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -26,6 +24,7 @@ from attribkit.reference_models.batches import Loader
 from attribkit.reference_models.data import Data
 from attribkit.reference_models.muon import Muon
 from attribkit.reference_models.normalisation import Normalisation, fit
+from attribkit.reference_models.process import keep_freed_memory
 from attribkit.reference_models.recipes import Recipe
 from attribkit.reference_models.trained import Trained, save
 from attribkit.reference_models.workers import Workers
@@ -130,17 +129,6 @@ def train(job: Job, folder: Path, on_step: OnStep = lambda images: None) -> Iter
         yield figures
     if job.workers.first:
         _finish(job, state, normalisation, folder)
-
-
-def keep_freed_memory() -> None:
-    """Have the C library, where it is glibc, keep what is freed for the next tensor.
-
-    It would give large blocks back to the kernel at once, and pay for fresh pages in every layer of every step.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        trim_threshold, mmap_max = -1, -4  # as malloc.h has them
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def _fresh(job: Job, attempt: int = 0) -> State:
