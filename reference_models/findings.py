@@ -27,7 +27,7 @@ from attribkit.report.stored import data_uri
 
 Json = dict[str, Any]  # results.json, or a part of it
 
-CLAIM = "guided loses at most the margin, the deconvnet loses more than it, when the switches go"
+CLAIM = "guided loses at most the margin and the deconvnet more than the margin when the switches go"
 RULES = ("guided", "deconvnet", "backprop")
 VERDICTS = ("refuted", "undecided", "supported")  # what speaks against the claim is said first
 BEGIN, END = "<!-- findings -->", "<!-- /findings -->"
