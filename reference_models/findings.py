@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
@@ -94,7 +95,7 @@ def _without_twins(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _image(name: str) -> str:
-    return "validation-" + re.sub(r"[^\w.-]+", "-", name)
+    return "validation-" + re.sub(r"[^\w.-]+", "-", unquote(name))
 
 
 # --------------------------------------------------------------------------------------------------------- in words
