@@ -49,12 +49,12 @@ docs: $(VENV)/.docs ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 reference-table: $(STAMP) ## write docs/reference-models.md and the model card from the bundled weights
-	$(BIN)/python -m attribkit.reference_models.table docs/reference-models.md reference_models/MODELCARD.md
+	$(BIN)/python benchmarks/reference_table.py docs/reference-models.md reference_models/MODELCARD.md
 
 validation: $(STAMP) ## the study on switches, hours: make validation CIFAR=packed file or folder PHOTOS=folder
 	$(BIN)/attribkit validate --data $(CIFAR) --workers $(WORKERS) --out runs/validation/cifar
 	$(BIN)/attribkit validate --data $(PHOTOS) --workers $(WORKERS) --out runs/validation/photos --models examples/efficientnet_lite0.py:build
-	$(BIN)/python -m attribkit.reference_models.findings docs/validation.md runs/validation/cifar runs/validation/photos
+	$(BIN)/python -m attribkit.reference_models.switch_study.findings docs/validation.md runs/validation/cifar runs/validation/photos
 
 zoo: $(STAMP) ## every rule on 40 real architectures, with the worst error of each
 	OMP_NUM_THREADS=1 $(BIN)/python tests/zoo.py

@@ -20,7 +20,8 @@ from captum.attr import GradientAttribution, NeuronAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from attribkit.rewriting import Rewritten, rewrite, unwrapped
+from attribkit.engine.rewriting import Rewritten, rewrite, unwrapped
+from attribkit.errors import BadType, BadValue
 
 Tensors = Tensor | tuple[Tensor, ...]
 Gradients = Callable[..., tuple[Tensor, ...]]
@@ -39,7 +40,7 @@ class _ByRule(GradientAttribution):  # type: ignore[misc]  # Captum has no types
 
     def __init__(self, model: nn.Module) -> None:
         if not isinstance(model, nn.Module):
-            raise TypeError(f"{type(self).__name__} takes an nn.Module, not {type(model).__name__}")
+            raise BadType(f"{type(self).__name__} takes an nn.Module, not {type(model).__name__}")
         super().__init__(model)
         self.model = model
 
@@ -109,4 +110,4 @@ def _same_place(layer: nn.Module, model: nn.Module, net: Rewritten) -> nn.Module
     for name, module in unwrapped(model).named_modules():
         if module is layer:
             return net.model.get_submodule(name)  # type: ignore[union-attr]  # a shadow, not a function
-    raise ValueError(f"the layer {type(layer).__name__} is not a part of the model {type(model).__name__}")
+    raise BadValue(f"the layer {type(layer).__name__} is not a part of the model {type(model).__name__}")

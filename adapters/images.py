@@ -20,6 +20,8 @@ import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import EXTRASAMPLES, TiffImageFile
 
+from attribkit.errors import BadValue
+
 if TYPE_CHECKING:
     from attribkit.adapters.preprocessing import RGB, Picture
 
@@ -32,7 +34,7 @@ ORIENTATION = 0x0112
 Pixels = npt.NDArray[Any]
 
 
-class ImageError(ValueError):
+class ImageError(BadValue):
     """A file or an object that is no picture."""
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from attribkit.adapters.loading import ORDER, LoadedModel, UnknownModel
 from attribkit.adapters.preprocessing import Plain
 from attribkit.adapters.weights import Weights, WeightsError, is_file, load_weights
+from attribkit.errors import BadType, BadValue
 
 
 def build(name: str, weights: Weights, classes: int | None) -> LoadedModel:
@@ -32,7 +33,7 @@ def build(name: str, weights: Weights, classes: int | None) -> LoadedModel:
     if isinstance(made, nn.Module):
         return LoadedModel(name, made, Plain())
     if not isinstance(made, LoadedModel):
-        raise TypeError(f"{name} gives a {type(made).__name__}, not a torch.nn.Module or an attribkit.LoadedModel")
+        raise BadType(f"{name} gives a {type(made).__name__}, not a torch.nn.Module or an attribkit.LoadedModel")
     return made
 
 
@@ -41,7 +42,7 @@ def _call(factory: Any, name: str, weights: Weights, classes: int | None) -> Any
         factory = _constant(factory)
     takes = inspect.signature(factory).parameters
     if classes is not None and "classes" not in takes:
-        raise ValueError(f"{name} takes no classes=: it decides by itself how many there are")
+        raise BadValue(f"{name} takes no classes=: it decides by itself how many there are")
     arguments = {} if classes is None else {"classes": classes}
     if "weights" in takes:
         return factory(weights=weights, **arguments)

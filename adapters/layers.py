@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from attribkit.receptive_field import receptive_field
-from attribkit.rewriting import shadow, unwrapped
+from attribkit.engine.rewriting import shadow, unwrapped
+from attribkit.errors import BadValue
+from attribkit.explaining.fields import receptive_field
 
 STEP = 128
 """How much larger the second image is that tells the strides: all strides up to it divide it."""
 
 
-class UnknownLayer(KeyError, ValueError):
+class UnknownLayer(BadValue, KeyError):
     """The model calls no module of this name."""
 
     __str__ = ValueError.__str__

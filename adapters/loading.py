@@ -1,7 +1,8 @@
 """`load`: from a name to a model that is ready to be explained.
 
-A source of models is a module with two functions, `names()` and `build(name, weights, classes)`. Ours are the files
-beside this one; others are found by the entry point group `attribkit.adapters`.
+A source of models is a module with two functions, `names()` and `build(name, weights, classes)`. Those of torchvision
+and timm are files beside this one; others, our reference models among them, are found by the entry point group
+`attribkit.adapters`. A `build` that takes `channels` makes models for inputs of other than three colours.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from inspect import signature
 from typing import Any, Protocol, cast
 
 from torch import Tensor, nn
@@ -20,14 +21,15 @@ from torch import Tensor, nn
 from attribkit.adapters.layers import Layers
 from attribkit.adapters.preprocessing import RGB, Preprocess
 from attribkit.adapters.weights import Weights
+from attribkit.errors import BadValue
 
 ORDER = ("reference", "torchvision", "timm")
-"""Our sources, in the order in which they are asked for a bare name."""
+"""The sources that come with the package, in the order in which they are asked for a bare name."""
 
 GROUP = "attribkit.adapters"
 
 
-class UnknownModel(ValueError):
+class UnknownModel(BadValue):
     """No source has a model of this name."""
 
 
@@ -93,17 +95,16 @@ def load(
     source = sources()[prefix]()
     if found not in source.names():
         raise UnknownModel(f"no model {found!r} in {prefix}; {_near(found, [prefix])}")
-    if prefix == "reference" and channels is not None:
-        from attribkit.adapters import reference
-
-        return reference.build(found, weights, classes, channels)
-    _refuse(channels, name)
-    return source.build(found, weights, classes)
+    if channels is None:
+        return source.build(found, weights, classes)
+    if "channels" not in signature(source.build).parameters:
+        _refuse(channels, name)
+    return cast(Any, source.build)(found, weights, classes, channels=channels)
 
 
 def _refuse(channels: int | None, name: str) -> None:
     if channels is not None:
-        raise ValueError(f"{name} has the channels that its library gives it: channels= is for our reference models")
+        raise BadValue(f"{name} has the channels that its library gives it: channels= is for our reference models")
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -113,12 +114,9 @@ def list_models(pattern: str = "*") -> list[str]:
 
 def sources() -> dict[str, Callable[[], Source]]:
     """Every source by its prefix, as a function that imports it: ours in their order, then those of other packages."""
-    ours = {prefix: _importer(f"attribkit.adapters.{prefix}") for prefix in ORDER}
-    return {entry.name: _loader(entry) for entry in entry_points(group=GROUP)} | ours
-
-
-def _importer(module: str) -> Callable[[], Source]:
-    return lambda: cast(Source, import_module(module))
+    entries = sorted(entry_points(group=GROUP), key=lambda entry: entry.value.startswith("attribkit."))  # ours win
+    found = {entry.name: _loader(entry) for entry in entries}
+    return {prefix: found.pop(prefix) for prefix in ORDER if prefix in found} | found
 
 
 def _loader(entry: EntryPoint) -> Callable[[], Source]:

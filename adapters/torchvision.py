@@ -19,6 +19,7 @@ from attribkit.adapters.images import to_rgb
 from attribkit.adapters.loading import LoadedModel, UnknownModel
 from attribkit.adapters.preprocessing import Picture, Preprocess, Size, shape, sides, unnormalised
 from attribkit.adapters.weights import State, Weights, WeightsError, is_file, load_weights, read_weights
+from attribkit.errors import BadValue
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -160,7 +161,7 @@ class PairPreprocess(Preprocess):
     def __call__(self, picture: Picture | Sequence[Picture], size: Size | None = None) -> Tensor:
         pictures = _several(picture)
         if pictures is None or len(pictures) != 2:
-            raise ValueError("optical flow lies between two pictures: give a list of two")
+            raise BadValue("optical flow lies between two pictures: give a list of two")
         pair = _stack(pictures)
         return torch.cat(self.preset(*(pair if size is None else functional.resize(pair, list(shape(size))))))
 
@@ -182,7 +183,7 @@ def _stack(pictures: Sequence[Any]) -> Tensor:
     """Frames x 3 x H x W bytes."""
     frames = [torch.from_numpy(to_rgb(picture)) for picture in pictures]
     if len({frame.shape for frame in frames}) > 1:
-        raise ValueError("the pictures of a clip or pair have one size")
+        raise BadValue("the pictures of a clip or pair have one size")
     return torch.stack(frames).permute(0, 3, 1, 2)
 
 

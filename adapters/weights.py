@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attribkit.errors import BadValue
+
 Weights = str | os.PathLike[str]
 """`"default"` (the library's own), `"none"` (random) or a file."""
 
@@ -26,7 +28,7 @@ COUNTER = "num_batches_tracked"
 SHOWN = 3
 
 
-class WeightsError(ValueError):
+class WeightsError(BadValue):
     """Weights that cannot be had, or do not fit."""
 
 

@@ -1,18 +1,12 @@
 """Which pixels made this unit fire? Convolutional networks, run backwards by another rule."""
 
-import importlib
-import sys
-from types import ModuleType
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attribkit.activations import register_activation
     from attribkit.adapters.loading import LoadedModel, list_models, load
-    from attribkit.attribution import Attribution
-    from attribkit.cases import Cases, evaluate
-    from attribkit.explain import explain
-    from attribkit.receptive_field import receptive_field
-    from attribkit.rewriting import (
+    from attribkit.engine.activations import register_activation
+    from attribkit.engine.rewriting import (
         CannotRewrite,
         NothingToRewrite,
         PartlyRewritten,
@@ -21,10 +15,15 @@ if TYPE_CHECKING:
         record_switches,
         rewrite,
     )
-    from attribkit.rules import BACKPROP, DECONVNET, GUIDED, Rule
-    from attribkit.surgery import fold_batch_norm, strides_to_pools
-    from attribkit.switches import Switches, SwitchMismatch
-    from attribkit.targets import Unit
+    from attribkit.engine.rules import BACKPROP, DECONVNET, GUIDED, Rule
+    from attribkit.engine.switches import Switches, SwitchMismatch
+    from attribkit.errors import AttribkitError
+    from attribkit.explaining.attribution import Attribution
+    from attribkit.explaining.explainer import explain
+    from attribkit.explaining.fields import receptive_field
+    from attribkit.explaining.targets import Unit
+    from attribkit.metrics.cases import Cases, evaluate
+    from attribkit.structure.surgery import fold_batch_norm, strides_to_pools
 
 __version__ = "0.1.0"
 
@@ -32,6 +31,7 @@ __all__ = [
     "BACKPROP",
     "DECONVNET",
     "GUIDED",
+    "AttribkitError",
     "Attribution",
     "CannotRewrite",
     "Cases",
@@ -56,15 +56,11 @@ __all__ = [
     "strides_to_pools",
 ]
 
-# Where each name lives; it is imported when it is first asked for, so that the command answers before torch is there.
+# Where each name lives. It is imported when it is first asked for, so that the command answers before torch is there.
 _HOMES = {
-    "activations": ("register_activation",),
     "adapters.loading": ("LoadedModel", "list_models", "load"),
-    "attribution": ("Attribution",),
-    "cases": ("Cases", "evaluate"),
-    "explain": ("explain",),
-    "receptive_field": ("receptive_field",),
-    "rewriting": (
+    "engine.activations": ("register_activation",),
+    "engine.rewriting": (
         "CannotRewrite",
         "NothingToRewrite",
         "PartlyRewritten",
@@ -73,32 +69,28 @@ _HOMES = {
         "record_switches",
         "rewrite",
     ),
-    "rules": ("BACKPROP", "DECONVNET", "GUIDED", "Rule"),
-    "surgery": ("fold_batch_norm", "strides_to_pools"),
-    "switches": ("Switches", "SwitchMismatch"),
-    "targets": ("Unit",),
+    "engine.rules": ("BACKPROP", "DECONVNET", "GUIDED", "Rule"),
+    "engine.switches": ("SwitchMismatch", "Switches"),
+    "errors": ("AttribkitError",),
+    "explaining.attribution": ("Attribution",),
+    "explaining.explainer": ("explain",),
+    "explaining.fields": ("receptive_field",),
+    "explaining.targets": ("Unit",),
+    "metrics.cases": ("Cases", "evaluate"),
+    "structure.surgery": ("fold_batch_norm", "strides_to_pools"),
 }
 _HOME_OF = {name: f"attribkit.{home}" for home, names in _HOMES.items() for name in names}
+_PACKAGES = ("adapters", "cli", "engine", "explaining", "metrics", "reference_models", "report", "structure", "verify")
 
 
-class _Package(ModuleType):
-    """`attribkit` itself: its names come when they are asked for, and stay."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _HOME_OF:
-            raise AttributeError(f"module 'attribkit' has no attribute {name!r}")
-        value = getattr(importlib.import_module(_HOME_OF[name]), name)
-        setattr(self, name, value)
-        return value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Importing the module attribkit.explain puts it here; by that name the function is meant.
-        if isinstance(value, ModuleType) and name in _HOME_OF:
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *__all__})
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return import_module(f"attribkit.{name}")
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'attribkit' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOME_OF[name]), name)
+    return value
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PACKAGES})

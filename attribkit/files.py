@@ -7,6 +7,8 @@ import secrets
 import shutil
 from pathlib import Path
 
+from attribkit.errors import FileError
+
 
 def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     """Put `data` into the file at `path`, making its folder where there is none.
@@ -15,7 +17,13 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     goes wrong (a full disk, an interrupt) the old file stays and nothing else is left in the folder. A link
     is followed: the file that it points to is the one that changes.
     """
-    target = Path(os.path.realpath(path))
+    try:
+        _write_whole(Path(os.path.realpath(path)), data)
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _write_whole(target: Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, since a rename is atomic only within one file system. Opened by hand and not with
     # `tempfile`, whose files nobody but the owner may read.

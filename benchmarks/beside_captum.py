@@ -16,7 +16,7 @@ from torch import Tensor
 
 import attribkit
 from attribkit.adapters.captum import GuidedBackprop
-from attribkit.render import panel, picture, write_png
+from attribkit.report.pictures import panel, picture, write_png
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

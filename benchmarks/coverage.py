@@ -42,7 +42,6 @@ import examination  # noqa: E402  # after the path that leads there
 
 RESULTS = ROOT / "runs" / "coverage.jsonl"
 PAGE = ROOT / "docs" / "coverage.md"
-ENGINE = ("activations", "codescan", "functions", "linear", "pooling", "rewriting", "rules", "switches")
 
 Record = dict[str, Any]
 
@@ -109,7 +108,7 @@ def _end(process: BaseProcess) -> None:
 @cache
 def stamp() -> dict[str, str]:
     """What a result holds for: a change of any of these asks for a new one."""
-    sources = [*(ROOT / "attribkit" / f"{part}.py" for part in ENGINE), ROOT / "tests" / "oracles.py"]
+    sources = [*sorted((ROOT / "attribkit" / "engine").glob("*.py")), ROOT / "tests" / "oracles.py"]
     engine = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
     libraries = {library.__name__: library.__version__ for library in (torch, torchvision, timm, captum)}
     return libraries | {"engine": engine}

@@ -18,7 +18,7 @@ import torchvision
 from torch import Tensor, nn
 
 import attribkit
-from attribkit.measuring import peak_bytes, ratio, seconds_in_turns
+from attribkit.cli.measuring import peak_bytes, ratio, seconds_in_turns
 
 Run = Callable[[], Tensor]
 

@@ -15,13 +15,13 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from attribkit.reference_models import training
-from attribkit.reference_models.batches import Loader
 from attribkit.reference_models.data import Data, Split, read
 from attribkit.reference_models.normalisation import fit
 from attribkit.reference_models.process import keep_freed_memory
-from attribkit.reference_models.recipes import QUICK
-from attribkit.reference_models.training import Job, State
+from attribkit.reference_models.training import loop as training
+from attribkit.reference_models.training.batches import Loader
+from attribkit.reference_models.training.loop import Job, State
+from attribkit.reference_models.training.recipes import QUICK
 
 _TURNS = 5
 

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from attribkit.errors import BadValue
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -122,4 +124,4 @@ def class_number(text: str, loaded: LoadedModel) -> int:
         return labels.index(wanted) if wanted in labels else begun[0]
     near = [label for label in labels if wanted in label] or difflib.get_close_matches(wanted, labels, 5)
     told = f"near it: {', '.join(near[:5])}" if near else "give its number"
-    raise ValueError(f"{loaded.name} has no class {text!r}; {told}")
+    raise BadValue(f"{loaded.name} has no class {text!r}; {told}")

@@ -15,7 +15,7 @@ from attribkit.cli import options
 if TYPE_CHECKING:
     import torch
 
-    from attribkit.adapters.comparison import Comparison
+    from attribkit.cli.comparison import Comparison
 
 MODELS = "resnet18,vgg11,dla34,hrnet_w18_small,googlenet,densenet121,mobilenet_v2,legacy_xception"
 
@@ -54,7 +54,7 @@ def command(
     if importlib.util.find_spec("captum") is None:
         raise click.ClickException("Captum is not installed: pip install 'attribkit[captum]'")
     from attribkit import CannotRewrite, NothingToRewrite
-    from attribkit.adapters.comparison import compare
+    from attribkit.cli.comparison import compare
     from attribkit.cli.progress import tracked
 
     compared: list[Comparison] = []
@@ -92,7 +92,7 @@ def _conditions(weights: str, rounds: int, device: str | None) -> dict[str, Any]
     import torch
 
     from attribkit import __version__
-    from attribkit.adapters.comparison import VERSION
+    from attribkit.cli.comparison import VERSION
 
     where = options.torch_device(device)
     return {

@@ -13,7 +13,7 @@ from attribkit.cli import options
 
 if TYPE_CHECKING:
     from attribkit import Site
-    from attribkit.checking import Checked
+    from attribkit.verify.checking import Checked
 
 
 @click.command("check")
@@ -31,7 +31,7 @@ def command(model: str, weights: str, image: str | None, activations: str, devic
     """
     import torch
 
-    from attribkit.checking import check
+    from attribkit.verify.checking import check
 
     loaded = options.loaded(model, options.without_download(model, weights), device)
     like = loaded.preprocess.example() if image is None else loaded.preprocess(image)

@@ -102,7 +102,7 @@ def _question(
     size: int | None,
 ) -> Question:
     from attribkit.cli.answers import Question, class_number
-    from attribkit.targets import check_layer
+    from attribkit.explaining.targets import check_layer
 
     chosen: list[str | None] = [part.strip() for part in layers.split(",") if part.strip()]
     for layer in chosen:

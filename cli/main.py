@@ -44,15 +44,20 @@ def main() -> None:
         _fail(failed.format_message())
     except (KeyboardInterrupt, click.Abort):
         _fail("stopped", 130)
-    except (ValueError, OSError) as error:  # what the library raises for bad input; its message says what to do
-        if debug:
-            raise
-        _fail(" ".join(str(error).split()))
     except Exception as error:
         if debug:
             raise
-        told = " ".join(str(error).split())
-        _fail(f"{type(error).__name__}: {told} (--debug shows where)")
+        _fail(_in_one_line(error))
+
+
+def _in_one_line(error: Exception) -> str:
+    """What the library raises on purpose says what to do; anything else is a bug of ours, or of the user's own model."""
+    from attribkit.errors import AttribkitError
+
+    message = " ".join(str(error).split())
+    if isinstance(error, AttribkitError):
+        return message
+    return f"{type(error).__name__}: {message} (not an error of yours, we think: run it with --debug and report that)"
 
 
 def _tell(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:

@@ -7,6 +7,7 @@ import json
 import click
 
 from attribkit.cli import options
+from attribkit.errors import BadValue
 
 
 @click.command("models")
@@ -27,7 +28,7 @@ def command(pattern: str, as_json: bool) -> None:
     wanted = pattern if any(letter in pattern for letter in "*?[") else _part(pattern)
     names = list_models(wanted)
     if not names:
-        raise ValueError(f"no model matches {pattern!r}; attribkit models lists them all")
+        raise BadValue(f"no model matches {pattern!r}; attribkit models lists them all")
     click.echo(json.dumps(names, indent=2) if as_json else "\n".join(names))
 
 

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attribkit.errors import BadValue
+
 if TYPE_CHECKING:
     from attribkit.adapters.preprocessing import RGB
 
@@ -59,11 +61,11 @@ def _paths(word: str) -> list[str]:
     if path.is_dir():
         inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in _ENDINGS)
         if not inside:
-            raise ValueError(f"{word} is a folder without images")
+            raise BadValue(f"{word} is a folder without images")
         return [str(entry) for entry in inside]
     if glob.has_magic(word):
         matching = sorted(glob.glob(word, recursive=True))
         if not matching:
-            raise ValueError(f"nothing matches {word}")
+            raise BadValue(f"nothing matches {word}")
         return matching
     return [word]  # reading it will say what is wrong

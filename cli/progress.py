@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from attribkit.reference_models.training import Job
+    from attribkit.reference_models.training.loop import Job
 
 
 T = TypeVar("T")

@@ -83,11 +83,11 @@ class Files:
                 yield path
 
     def _picture(self, answer: Answer) -> Path:
-        from attribkit import render
+        from attribkit.report import pictures
         from attribkit.report.panel import panel
 
         path = self._path(f"{answer.stem}.png")
-        render.write_png(path, _stacked([panel(shown, self.view) for shown in answer.shown()]))
+        pictures.write_png(path, _stacked([panel(shown, self.view) for shown in answer.shown()]))
         return path
 
 

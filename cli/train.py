@@ -15,8 +15,8 @@ from attribkit.cli import options
 
 if TYPE_CHECKING:
     from attribkit.reference_models.data import Data
-    from attribkit.reference_models.recipes import Recipe
-    from attribkit.reference_models.training import Job
+    from attribkit.reference_models.training.loop import Job
+    from attribkit.reference_models.training.recipes import Recipe
 
 
 @click.command("train")
@@ -61,7 +61,7 @@ def command(
         attribkit train model_c all_cnn_c --seed 0,1,2 --data cifar10 --recipe paper --side-by-side 6
     """
     if report is not None:
-        from attribkit.reference_models.curves import write_page
+        from attribkit.reference_models.training.curves import write_page
 
         click.echo(write_page(report))
         return
@@ -89,7 +89,7 @@ def _folder(out: Path | None, model: str, recipe: str, seed: int, *, several: bo
 def _recipe(name: str, epochs: int | None) -> Recipe:
     from dataclasses import replace
 
-    from attribkit.reference_models.recipes import RECIPES
+    from attribkit.reference_models.training.recipes import RECIPES
 
     if name not in RECIPES:
         raise click.UsageError(f"there is no recipe {name!r}: --recipe takes {', '.join(RECIPES)}")
@@ -114,8 +114,8 @@ def _one_after_the_other(
 ) -> None:
     from attribkit.reference_models.architectures import architecture
     from attribkit.reference_models.data import read
-    from attribkit.reference_models.training import Job, suited
-    from attribkit.reference_models.workers import joined
+    from attribkit.reference_models.training.loop import Job, suited
+    from attribkit.reference_models.training.workers import joined
 
     for model, _ in folders:
         architecture(model)  # an unknown name is told before the data is read
@@ -132,8 +132,8 @@ def _one_after_the_other(
 
 def _train(job: Job, folder: Path, quiet: bool) -> None:
     from attribkit.cli.progress import TrainingProgress
-    from attribkit.reference_models import run
-    from attribkit.reference_models.training import train
+    from attribkit.reference_models.training import run
+    from attribkit.reference_models.training.loop import train
 
     with run.opened(folder, job.description, job.workers.first), TrainingProgress(job, quiet) as progress:
         try:

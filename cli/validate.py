@@ -11,8 +11,8 @@ import click
 from attribkit.cli import options
 
 if TYPE_CHECKING:
-    from attribkit.reference_models.study import Part, Settings
-    from attribkit.reference_models.testset import TestSet
+    from attribkit.reference_models.switch_study.study import Part, Settings
+    from attribkit.reference_models.switch_study.testset import TestSet
 
 MODELS = "all_cnn_c,convpool_cnn_c,model_c"
 
@@ -57,7 +57,7 @@ def command(
     measured and when it counts as supported, refuted or undecided was fixed beforehand: docs/validation.md.
     """
     from attribkit.files import write_whole
-    from attribkit.reference_models import findings, study, testset
+    from attribkit.reference_models.switch_study import findings, study, testset
 
     names = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
     settings = _settings(quick, images, seed, str(options.torch_device(device)))
@@ -81,7 +81,7 @@ def command(
 def _settings(quick: bool, images: int | None, seed: int, device: str) -> Settings:
     from dataclasses import replace
 
-    from attribkit.reference_models.study import FULL, QUICK
+    from attribkit.reference_models.switch_study.study import FULL, QUICK
 
     settings = replace(QUICK if quick else FULL, seed=seed, device=device)
     if images is None:
@@ -91,7 +91,7 @@ def _settings(quick: bool, images: int | None, seed: int, device: str) -> Settin
 
 
 def _kept(part: Part, out: Path) -> dict[str, Any]:
-    from attribkit.reference_models import study
+    from attribkit.reference_models.switch_study import study
 
     document = study.kept(part, out)
     assert document is not None, f"{part.file} was written just now"
@@ -104,8 +104,8 @@ def _run(parts: list[Part], tests: TestSet, settings: Settings, out: Path, worke
     from multiprocessing import get_context
 
     from attribkit.cli.progress import tracked
-    from attribkit.reference_models import study
     from attribkit.reference_models.process import end_with_parent
+    from attribkit.reference_models.switch_study import study
 
     todo = [part for part in parts if study.kept(part, out) is None]
     if workers == 1:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from attribkit.errors import BadValue
+
 
 @dataclass(frozen=True)
 class Conv:
@@ -141,7 +143,7 @@ class Training:
 def architecture(name: str) -> Architecture:
     if name not in ARCHITECTURES:
         near = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.4) or NAMES
-        raise ValueError(f"there is no reference model {name!r}; try {', '.join(near)}")
+        raise BadValue(f"there is no reference model {name!r}; try {', '.join(near)}")
     return ARCHITECTURES[name]
 
 

@@ -21,10 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attribkit.errors import BadValue
+
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
 
 
-class DataError(ValueError):
+class DataError(BadValue):
     """What lies at the path is not a set of labelled images; the message says what is."""
 
 

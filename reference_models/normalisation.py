@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attribkit.errors import BadValue
+
 _WHITENING_FLOOR = 0.1  # added to every variance, so that directions of pure noise are not blown up
 _CONTRAST_FLOOR = 1e-2
 _CHUNK = 4096
@@ -49,7 +51,7 @@ class Normalisation:
     def _check_size(self, images: Tensor) -> None:
         if images.shape[1:] != self.mean.shape:
             wanted, given = ("x".join(map(str, shape[-2:])) for shape in (self.mean.shape, images.shape))
-            raise ValueError(f"these weights were trained on whitened images of {wanted}, this one is {given}")
+            raise BadValue(f"these weights were trained on whitened images of {wanted}, this one is {given}")
 
     def tensors(self) -> dict[str, Tensor]:
         """To be stored beside the weights."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attribkit.errors import BadValue
 from attribkit.files import write_whole
 from attribkit.reference_models.architectures import build
 from attribkit.reference_models.normalisation import Normalisation
@@ -48,13 +49,13 @@ def load(path: Path, name: str | None = None) -> Trained:
     tensors, facts = _read(path)
     made = str(facts["architecture"])
     if name is not None and made != name:
-        raise ValueError(f"{path} holds weights of {made}, not of {name}: load it as {made}")
+        raise BadValue(f"{path} holds weights of {made}, not of {name}: load it as {made}")
     net = build(made, len(facts["classes"]), int(facts["channels"])).eval()
     weights = {key: tensor.float() for key, tensor in tensors.items() if not key.startswith("normalisation.")}
     try:
         net.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"{path} does not fit {made}: {' '.join(str(error).split())}") from error
+        raise BadValue(f"{path} does not fit {made}: {' '.join(str(error).split())}") from error
     return Trained(net, Normalisation.of(tensors), facts)
 
 
@@ -71,7 +72,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             text = (file.metadata() or {}).get(_KEY)
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} cannot be read as safetensors: {error}") from error
+        raise BadValue(f"{path} cannot be read as safetensors: {error}") from error
     if text is None or "normalisation.mean" not in tensors:
-        raise ValueError(f"{path} was not written by attribkit train")
+        raise BadValue(f"{path} was not written by attribkit train")
     return tensors, json.loads(text)

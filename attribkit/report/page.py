@@ -10,7 +10,8 @@ from importlib.resources import files
 
 import numpy as np
 
-from attribkit import render
+from attribkit.errors import BadValue
+from attribkit.report import pictures
 from attribkit.report.panel import COLOURS, scale
 from attribkit.report.shown import Shown
 from attribkit.report.stored import Stored, StoredMap, store
@@ -39,7 +40,7 @@ def page(shown: Sequence[Shown], facts: Mapping[str, str]) -> bytes:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     if not shown:
-        raise ValueError("there is nothing to show on a page")
+        raise BadValue("there is nothing to show on a page")
     environment = Environment(
         loader=PackageLoader("attribkit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -77,6 +78,6 @@ def _digest(source: str) -> str:
 
 def _palettes() -> dict[str, str]:
     """The colours of the views that have a palette, from the lowest value to the highest, as bytes in base64."""
-    signed = render.picture(np.linspace(-1, 1, 511)[None, None], "signed", 1.0)
-    absolute = render.picture(np.linspace(0, 1, 256)[None, None], "absolute", 1.0)
+    signed = pictures.picture(np.linspace(-1, 1, 511)[None, None], "signed", 1.0)
+    absolute = pictures.picture(np.linspace(0, 1, 256)[None, None], "absolute", 1.0)
     return {"signed": b64encode(signed.tobytes()).decode(), "absolute": b64encode(absolute.tobytes()).decode()}

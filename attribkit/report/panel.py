@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from attribkit import render
-from attribkit.render import Picture
+from attribkit.report import pictures
+from attribkit.report.pictures import Picture
 from attribkit.report.sheet import RIM, Row, rimmed, sheet
 from attribkit.report.shown import Box, Shown
 
@@ -29,11 +29,11 @@ def panel(shown: Shown, view: str = "signed", strengths: Mapping[str, float] | N
     Each map has its own scale unless `strengths` gives one a method: `common_strengths` of all that one figure shows.
     """
     strengths = strengths or common_strengths([shown], view)
-    maps = [render.picture(values, view, strengths[method]) for method, values in shown.maps.items()]
+    maps = [pictures.picture(values, view, strengths[method]) for method, values in shown.maps.items()]
     factor = _factor(shown.picture)
     captions = [["picture", _size(shown.picture)]]
     captions += [[method, scale(strengths[method])] for method in shown.maps]
-    images = [_boxed(shown, factor), *(rimmed(render.enlarged(one, factor)) for one in maps)]
+    images = [_boxed(shown, factor), *(rimmed(pictures.enlarged(one, factor)) for one in maps)]
     rows = [Row(captions, images)]
     if shown.part:
         rows.append(_closer(shown.part, [shown.picture, *maps]))
@@ -46,7 +46,7 @@ def common_strengths(shown: Iterable[Shown], view: str = "signed") -> dict[str, 
     strengths: dict[str, float] = {}
     for one in shown:
         for method, values in one.maps.items():
-            strengths[method] = max(strengths.get(method, 0.0), render.full_strength(values, view))
+            strengths[method] = max(strengths.get(method, 0.0), pictures.full_strength(values, view))
     return strengths
 
 
@@ -69,12 +69,12 @@ def _closer(box: Box, images: list[Picture]) -> Row:
     crops = [image[top:bottom, left:right] for image in images]
     factor = _factor(crops[0])
     captions = [["what the unit sees", f"{_size(crops[0])}, x{factor}"], *([] for _ in crops[1:])]
-    return Row(captions, [rimmed(render.enlarged(crop, factor)) for crop in crops])
+    return Row(captions, [rimmed(pictures.enlarged(crop, factor)) for crop in crops])
 
 
 def _boxed(shown: Shown, factor: int) -> Picture:
     """The picture with the unit's box, whose lines lie outside of what the unit sees and hide none of it."""
-    image = rimmed(render.enlarged(shown.picture, factor))
+    image = rimmed(pictures.enlarged(shown.picture, factor))
     if shown.part:
         for away, colour in ((1, _BOX_INNER), (2, _BOX_INNER), (3, _BOX_OUTER)):
             _outline(image, [RIM + factor * edge for edge in shown.part], away, colour)

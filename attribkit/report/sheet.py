@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attribkit import render
-from attribkit.render import Picture
+from attribkit.report import pictures
+from attribkit.report.pictures import Picture
 
 RIM = 3
 """The white border of an image on a sheet, of which the innermost pixel is a grey line."""
@@ -26,8 +26,8 @@ class Type:
     line: int
 
 
-_HEADING = Type(0.7, render.INK, 30)
-_PLAIN = Type(0.5, render.INK, 21)
+_HEADING = Type(0.7, pictures.INK, 30)
+_PLAIN = Type(0.5, pictures.INK, 21)
 _QUIET = Type(0.5, _FAINT, 21)
 
 
@@ -46,7 +46,7 @@ class Row:
 def rimmed(image: Picture) -> Picture:
     """A thin grey line around it, so that white on white has an end, and room for the lines of a box."""
     edge = RIM - 1
-    return np.pad(render.framed(image), ((edge, edge), (edge, edge), (0, 0)), constant_values=255)
+    return np.pad(pictures.framed(image), ((edge, edge), (edge, edge), (0, 0)), constant_values=255)
 
 
 def sheet(heading: str, summary: str, rows: list[Row], foot: list[str]) -> Picture:
@@ -70,9 +70,9 @@ def _space(width: int) -> Picture:
 
 def _text(paragraphs: list[str], width: int, kind: Type) -> Picture:
     """Each paragraph from a new line on, wrapped."""
-    lines = [line for text in paragraphs if text for line in render.wrapped(text, width, kind.size)]
+    lines = [line for text in paragraphs if text for line in pictures.wrapped(text, width, kind.size)]
     part = _blank(kind.line * len(lines), width)
-    render.write(part, lines, 0, 0, kind.size, kind.ink, kind.line)
+    pictures.write(part, lines, 0, 0, kind.size, kind.ink, kind.line)
     return part
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from attribkit.render import Picture
-from attribkit.targets import Unit
+from attribkit.errors import BadValue
+from attribkit.explaining.targets import Unit
+from attribkit.report.pictures import Picture
 
 Box = tuple[int, int, int, int]
 
@@ -31,10 +32,10 @@ class Shown:
 
     def __post_init__(self) -> None:
         if not self.maps:
-            raise ValueError(f"{self.name}: there are no maps to show")
+            raise BadValue(f"{self.name}: there are no maps to show")
         for method, values in self.maps.items():
             if values.ndim != 3 or values.shape[1:] != self.picture.shape[:2]:
-                raise ValueError(
+                raise BadValue(
                     f"{self.name}: the map of {method} is {values.shape}, the picture {self.picture.shape}; "
                     "a map is C x H x W with the height and width of its picture"
                 )

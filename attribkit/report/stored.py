@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attribkit import render
-from attribkit.render import Picture
+from attribkit.errors import BadValue
+from attribkit.report import pictures
+from attribkit.report.pictures import Picture
 from attribkit.report.shown import Shown
 
 ZERO, FULL = 128, 127
@@ -63,7 +64,7 @@ def store(shown: Shown) -> Stored:
 def _stored(values: npt.NDArray[Any], steps: int) -> StoredMap:
     if len(values) not in (1, 3):
         values = values.astype(np.float64).sum(axis=0, keepdims=True)
-    strengths = {view: render.full_strength(values, view) for view in render.VIEWS}
+    strengths = {view: pictures.full_strength(values, view) for view in pictures.VIEWS}
     # The sum of three channels may be larger, but it is made in the browser, of what is stored.
     largest = max(strength for view, strength in strengths.items() if view != "signed")
     shares = np.clip(values.astype(np.float64) / (largest or 1.0), -1, 1)
@@ -77,11 +78,11 @@ def _uri(image: Picture) -> str:
     import cv2
 
     if max(image.shape[:2]) > _LARGEST_WEBP:
-        return data_uri("png", render.encode_png(image))
+        return data_uri("png", pictures.encode_png(image))
     # More than 100 asks for no loss.
     done, encoded = cv2.imencode(".webp", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, 101])
     if not done:
-        raise ValueError(f"OpenCV could not encode a picture of {image.shape}")
+        raise BadValue(f"OpenCV could not encode a picture of {image.shape}")
     return data_uri("webp", bytes(encoded))
 
 

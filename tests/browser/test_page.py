@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import pytest
 
-from attribkit import render
+from attribkit.explaining.targets import Unit
+from attribkit.report import pictures
 from attribkit.report.page import page
 from attribkit.report.shown import Shown
-from attribkit.targets import Unit
 
 pytestmark = pytest.mark.browser
 
@@ -128,14 +128,14 @@ def about(one, other):
 
 
 @pytest.mark.parametrize("number", range(len(ALL)))
-@pytest.mark.parametrize("view", render.VIEWS)
+@pytest.mark.parametrize("view", pictures.VIEWS)
 def test_each_view_is_drawn_as_the_library_draws_it(opened, view, number):
     tab = opened()
     tab.get_by_role("radio", name=view).check(force=True)
     for card, values in enumerate(ALL[number].maps.values()):
         if len(values) == 2:
             values = values.sum(axis=0, keepdims=True)
-        assert about(drawn(tab, number, card), render.picture(values, view))
+        assert about(drawn(tab, number, card), pictures.picture(values, view))
     assert (on_stage(tab, number) == drawn(tab, number)).all()
 
 
@@ -144,7 +144,7 @@ def test_the_keyboard_goes_through_the_views(opened):
     seen = []
     press(tab.get_by_role("radio", name="signed"), "Tab")
     tab.keyboard.press("Shift+Tab")
-    for _ in render.VIEWS:
+    for _ in pictures.VIEWS:
         told = tab.locator(".key p:visible")
         assert told.count() == 1
         seen.append((told.inner_text(), drawn(tab).tobytes(), tab.locator(".bar i").get_attribute("style")))
@@ -285,8 +285,8 @@ def test_one_scale_can_be_used_for_all_units(opened, how):
         press(common, "Space")
     told = {card.inner_text() for card in tab.locator("[data-method=guided] .scale").all()}
     assert len(told) == 1
-    strength = render.full_strength(ALL[1].maps["guided"])
-    assert about(drawn(tab), render.picture(ALL[0].maps["guided"], "signed", strength))
+    strength = pictures.full_strength(ALL[1].maps["guided"])
+    assert about(drawn(tab), pictures.picture(ALL[0].maps["guided"], "signed", strength))
     common.uncheck()
     assert (drawn(tab) == weak).all()
 

@@ -1,0 +1,1 @@
+"""A network run backwards by another rule; imports torch, and nothing of ours above it."""

@@ -1,0 +1,24 @@
+"""What the library raises on purpose: an `AttribkitError` that is also the built-in error one would expect."""
+
+
+class AttribkitError(Exception):
+    """Something was asked for that cannot be done; the message says what to do instead.
+
+    The commands print it in one line. Any other exception that comes out of the library is a bug.
+    """
+
+
+class BadValue(AttribkitError, ValueError):
+    """A value that makes no sense here."""
+
+
+class BadType(AttribkitError, TypeError):
+    """A thing of a kind that is not taken here."""
+
+
+class FileError(AttribkitError, OSError):
+    """A file or folder that cannot be read or written."""
+
+
+class NotSupported(AttribkitError, NotImplementedError):
+    """What cannot be done under `torch.compile`, or with this version of torch."""

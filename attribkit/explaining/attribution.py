@@ -1,0 +1,263 @@
+"""The result of an explanation: maps, what each of them explains, and how they were made."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+import math
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from attribkit.errors import BadType, BadValue
+from attribkit.files import write_whole
+
+if TYPE_CHECKING:
+    from attribkit.engine.rewriting import Site
+    from attribkit.explaining.targets import Unit
+
+_FORMAT = "attribkit.attribution/1"
+_WRITTEN = ".png, .npz, .safetensors or .json"
+_UNITS_SHOWN = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Maps of input pixels, one for each unit that was explained, with everything needed to read them.
+
+        a = attribkit.explain(model, images, method="guided")
+        a.values[0]         # the first map, C x H x W
+        a.units[0]          # what it explains
+        a.save("cat.png")   # or .npz, .safetensors, .json
+
+    Printing it tells the method, the units, and how many of the model's sites the rule was put into: a site
+    that was left alone is never passed over.
+    """
+
+    values: Tensor
+    units: tuple[Unit, ...]
+    method: str
+    model: str
+    sites: tuple[Site, ...]
+    settings: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if self.values.ndim == 0 or len(self.values) != len(self.units):
+            shape = tuple(self.values.shape)
+            raise BadValue(f"{len(self.units)} units need one map each, the values have the shape {shape}")
+
+    def __repr__(self) -> str:
+        maps = f"{len(self.values)} map{'s' * (len(self.values) != 1)} of "
+        maps += "x".join(map(str, self.values.shape[1:]))
+        if self.values.device.type != "cpu":
+            maps += f" on {self.values.device}"
+        parts = [maps, *filter(None, [self._units_told()]), self.sites_told]
+        return f"Attribution({self.method}, {self.model}: {'; '.join(parts)})"
+
+    def _units_told(self) -> str:
+        several = len({unit.image for unit in self.units}) > 1
+        told = [_unit_told(unit, several) for unit in self.units[:_UNITS_SHOWN]]
+        rest = len(self.units) - len(told)
+        return ", ".join(told) + (f" and {rest} more" if rest else "")
+
+    @property
+    def sites_told(self) -> str:
+        """What the rule was put into, and what it was not, in words."""
+        met = [site for site in self.sites if site.calls]
+        left = Counter(site.op for site in met if not site.swapped)
+        told = f"{len(met) - left.total()} of {len(met)} sites swapped"
+        if left:
+            kinds = ", ".join(f"{count} {op}" for op, count in left.most_common())
+            told += f", left alone: {kinds}"
+        if len(met) < len(self.sites):
+            told += f", not reached: {len(self.sites) - len(met)}"
+        return "; ".join(filter(None, [told, self.note]))
+
+    @property
+    def note(self) -> str | None:
+        """What a reader has to know: that the rule met nothing to act on, below the layer that was explained."""
+        met = [site for site in self.sites if site.calls]
+        if self.method == "backprop" or any(site.follows for site in met):
+            return None
+        # The deconvnet passes by norms, and so is no plain gradient even then.
+        same = "" if any(site.kind == "norm" for site in met) else ": the same as backprop"
+        return f"no rectifier that the rule follows lies below{same}"
+
+    def save(self, path: str | os.PathLike[str], *, view: str = "signed") -> None:
+        """Write the file at `path`, whole or not at all, in the format that its ending names.
+
+        - `.png`: the map as a picture, or a grid of all of them; `view` is `"signed"`, `"absolute"`,
+          `"positive"` or `"classic"` (see `attribkit.pictures.picture`) and means nothing to the other formats.
+        - `.npz`, `.safetensors`: the values with the manifest, to be loaded again.
+        - `.json`: the manifest (method, model, units, sites, note, settings, versions) and the smallest, largest
+          and mean value of each map.
+
+        The folder is made if it is missing. The same content gives the same bytes.
+        """
+        ending = Path(path).suffix.lower()
+        if ending == ".html":
+            raise BadValue(
+                f"{path}: pages come with the command line (attribkit explain --format html); "
+                f"a result by itself is written as {_WRITTEN}"
+            )
+        if ending not in (".png", ".npz", ".safetensors", ".json"):
+            raise BadValue(f"{path}: the name of a result ends in {_WRITTEN}")
+        if ending == ".png":
+            data = self._png(view)
+        elif ending == ".npz":
+            data = _npz(values=_array(self.values), manifest=np.array(_json(self.manifest())))
+        elif ending == ".safetensors":
+            data = self._safetensors()
+        else:
+            data = f"{_json(self.manifest(), indent=2)}\n".encode()
+        write_whole(path, data)
+
+    def manifest(self) -> dict[str, Any]:
+        """Everything but the pixels, of plain types: what `.json` holds and the other formats carry along."""
+        return {
+            "format": _FORMAT,
+            "method": self.method,
+            "model": self.model,
+            "settings": _plain(self.settings, "settings"),
+            "shape": list(self.values.shape),
+            "dtype": str(self.values.dtype).removeprefix("torch."),
+            "units": [_plain(asdict(unit), "unit") for unit in self.units],
+            "sites": [_plain(asdict(site), "site") for site in self.sites],
+            "note": self.note,
+            "maps": [_plain(_summary(values), "map") for values in _array(self.values)],
+            "versions": {
+                # Asked for by name and late: attribkit/__init__.py may be importing this very module.
+                "attribkit": getattr(importlib.import_module("attribkit"), "__version__", "unknown"),
+                "torch": str(torch.__version__),
+            },
+        }
+
+    def _png(self, view: str) -> bytes:
+        from attribkit.report import pictures
+
+        if self.values.ndim != 4 or not len(self.values):
+            shape = tuple(self.values.shape)
+            raise BadValue(f"a picture needs maps of C x H x W, these values have the shape {shape}")
+        for index, values in enumerate(self.values):
+            if not values.isfinite().all():
+                raise BadValue(
+                    f"map {index} holds NaN or infinite values and cannot be made a picture; .npz keeps them"
+                )
+        drawn = [pictures.picture(values, view) for values in _array(self.values)]
+        return pictures.encode_png(drawn[0] if len(drawn) == 1 else pictures.grid(drawn))
+
+    def _safetensors(self) -> bytes:
+        import safetensors.torch
+
+        # One key only: the format keeps no order among several, and the bytes would vary.
+        metadata = {"manifest": _json(self.manifest())}
+        return safetensors.torch.save({"values": self.values.detach().cpu().contiguous()}, metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Attribution:
+        """Read what `save` wrote as `.npz` or `.safetensors`; the values come to the CPU."""
+        from attribkit.engine.rewriting import Site
+        from attribkit.explaining.targets import Unit
+
+        values, manifest = _read(Path(path))
+        return cls(
+            values=values.to(getattr(torch, manifest["dtype"])),
+            units=tuple(
+                Unit(**_tupled(unit) | {"activation": float(unit["activation"])}) for unit in manifest["units"]
+            ),
+            method=manifest["method"],
+            model=manifest["model"],
+            sites=tuple(Site(**_tupled(site)) for site in manifest["sites"]),
+            settings=manifest["settings"],
+        )
+
+
+def _unit_told(unit: Unit, several_images: bool) -> str:
+    position = "@" + ",".join(map(str, unit.position)) if unit.position is not None else ""
+    image = f"image {unit.image}: " if several_images else ""
+    return f"{image}{unit.layer or 'output'}[{unit.channel}]{position}={unit.activation:.3g}"
+
+
+def _summary(values: npt.NDArray[Any]) -> dict[str, float]:
+    if not values.size:
+        return {}
+    return {
+        "min": float(values.min()),
+        "max": float(values.max()),
+        "mean": float(values.mean(dtype=np.float64)),
+    }
+
+
+def _array(values: Tensor) -> npt.NDArray[Any]:
+    """As numpy knows it: a type that numpy lacks (bfloat16) becomes float32, which holds all its values."""
+    values = values.detach().cpu()
+    try:
+        return values.numpy()
+    except TypeError:
+        return values.float().numpy()
+
+
+def _plain(value: Any, where: str) -> Any:
+    """`value` of JSON's types alone. JSON has no NaN and no infinity: they become their names."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(float(value))
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    raise BadType(f"{where} is a {type(value).__name__}, which cannot be written as JSON")
+
+
+def _json(manifest: dict[str, Any], indent: int | None = None) -> str:
+    text = json.dumps(manifest, ensure_ascii=False, indent=indent)
+    # Letters of every script stay readable. Half a surrogate pair, as Python makes of a file name that is not
+    # UTF-8, has no bytes of its own; its escape is the very one that JSON uses.
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _npz(**arrays: npt.NDArray[Any]) -> bytes:
+    """What `np.savez` would write, but for the time of day that it puts into the file."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    return file.getvalue()
+
+
+def _read(path: Path) -> tuple[Tensor, dict[str, Any]]:
+    if path.suffix.lower() == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive)
+        values, text = arrays.get("values"), str(arrays.get("manifest", "{}"))
+    elif path.suffix.lower() == ".safetensors":
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            values = file.get_tensor("values") if "values" in set(file.keys()) else None
+            text = (file.metadata() or {}).get("manifest", "{}")
+    else:
+        raise BadValue(f"{path}: a result is loaded from .npz or .safetensors")
+    manifest = json.loads(text)
+    if values is None or manifest.get("format") != _FORMAT:
+        raise BadValue(f"{path} was not written by Attribution.save")
+    return torch.as_tensor(values), manifest
+
+
+def _tupled(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON's lists as the tuples that they were."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

@@ -1,0 +1,1 @@
+"""Is this very model handled rightly?"""

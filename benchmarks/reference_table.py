@@ -1,0 +1,142 @@
+"""The table of the reference models: the paper's errors beside ours, from the weights that come along.
+
+python benchmarks/reference_table.py docs/reference-models.md reference_models/MODELCARD.md
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from attribkit.files import write_whole
+from attribkit.reference_models import trained
+from attribkit.reference_models.architectures import BASES, NAMES, VARIANTS
+from attribkit.reference_models.training.recipes import RECIPES
+
+# Springenberg et al. 2014, tables 1 to 4: percent wrong on CIFAR-10 without augmentation, in VARIANTS' order.
+PAPER = {"a": (12.47, 13.46, 10.21, 10.30), "b": (10.20, 10.98, 9.33, 9.10), "c": (9.74, 10.19, 9.31, 9.08)}
+
+# What others who trained these networks without augmentation report.
+REPRODUCED = {"all_cnn_c": "9.1 to 10.5"}
+
+_HEAD = """# Reference models
+
+The networks of "Striving for Simplicity", trained by `attribkit train`. Errors are percent of the 10,000 test images
+named wrongly. The paper's are for CIFAR-10 without augmentation. "CIFAR-10 (JPEG)" is CIFAR-10 with every image
+compressed as a JPEG of quality 75, which makes it a little harder; the quick recipe augments with flips, shifts and
+pieces.
+
+This page is written by `make reference-table` from what the files of weights say of themselves;
+`reference_models/MODELCARD.md` names the commands that made them.
+
+"""
+
+_COLUMNS = ("model", "paper", "reproductions", "ours", "data", "recipe", "epochs", "seed", "minutes", "on")
+
+
+def table() -> str:
+    rows = [_COLUMNS, tuple("---" for _ in _COLUMNS), *_rows()]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return _HEAD + "\n".join(lines) + "\n\n" + _order() + "\n"
+
+
+def _rows() -> Iterator[tuple[str, ...]]:
+    for base in BASES:
+        for variant, printed in zip(VARIANTS, PAPER[base], strict=True):
+            name = f"{variant}_{base}"
+            yield (f"`{name}`", f"{printed:.2f}", REPRODUCED.get(name, ""), *_ours(name))
+
+
+def _ours(name: str) -> tuple[str, ...]:
+    path = trained.bundled(name)
+    if path is None:
+        return ("not trained yet", *[""] * 6)
+    facts = trained.facts(path)
+    recipe = facts["recipe"]
+    return (
+        f"{facts['error']:.2f}",
+        facts["data"]["source"],
+        recipe["name"] if _holds_today(recipe) else f"{recipe['name']}, an earlier form",
+        str(facts["epochs"]),
+        str(facts["seed"]),
+        f"{facts['minutes']:.0f}",
+        _machine(facts),
+    )
+
+
+def _holds_today(recipe: dict[str, Any]) -> bool:
+    """Whether the recipe of that name still has the values that a file was made by."""
+    known = RECIPES.get(recipe["name"])
+    return known is not None and replace(known, epochs=recipe["epochs"]).to_dict() == recipe
+
+
+def _machine(facts: dict[str, Any]) -> str:
+    threads = facts["threads"]
+    return f"CPU, {threads} thread{'s' * (threads > 1)}" if facts["device"] == "cpu" else str(facts["device"])
+
+
+def _order() -> str:
+    """Whether ours come in the paper's order, said either way."""
+    told = []
+    for base in BASES:
+        paths = {variant: trained.bundled(f"{variant}_{base}") for variant in VARIANTS}
+        errors = {variant: trained.facts(path)["error"] for variant, path in paths.items() if path is not None}
+        if len(errors) < len(VARIANTS):
+            continue
+        printed = dict(zip(VARIANTS, PAPER[base], strict=True))
+        ours, theirs = (sorted(each, key=each.__getitem__) for each in (errors, printed))
+        same = "the order that the paper finds" if ours == theirs else f"the paper finds {_listed(theirs, base)}"
+        told.append(f"From best to worst, base {base.upper()}: {_listed(ours, base)}; {same}.")
+    return "\n".join(told) or "No base has all four of its networks trained yet."
+
+
+def _listed(variants: list[str], base: str) -> str:
+    return ", ".join(f"`{variant}_{base}`" for variant in variants)
+
+
+# The model card
+
+_CARD_HEAD = """# Model card: the reference models
+
+Networks of "Striving for Simplicity" (Springenberg et al. 2014), trained by this project on small photographs of
+ten kinds of things. They are here so that methods of explanation can be tried, compared and taught on networks whose
+making is known to the last value. Written by `make reference-table` from what each file says of itself.
+
+**Not for** telling what is on a photograph where anything depends on it: they know ten classes and name one for every
+picture, whatever it shows; they were not tried on people, other cameras, or pictures that were changed to mislead them.
+
+**Data.** CIFAR-10 (Krizhevsky 2009). "CIFAR-10 (JPEG)" is the same, every image compressed as a JPEG of quality 75.
+
+Each file is read by `attribkit.load(NAME)`; its metadata holds all that is said here, and the whole recipe.
+"""
+
+
+def card() -> str:
+    """What each file was trained on, how long, by which command, and what it gets wrong."""
+    paths = [path for name in NAMES if (path := trained.bundled(name)) is not None]
+    return "\n".join([_CARD_HEAD, *(_entry(trained.facts(path)) for path in paths)])
+
+
+def _entry(facts: dict[str, Any]) -> str:
+    recipe, data = facts["recipe"], facts["data"]
+    name, epochs = facts["architecture"], recipe["epochs"]
+    again = f"attribkit train {name} --data CIFAR --recipe {recipe['name']} --epochs {epochs} --seed {facts['seed']}"
+    lines = [
+        f"## `{name}`\n",
+        f"    {again}\n",
+        f"- {data['source']}, digest `{data['digest'][:16]}`: {', '.join(data['classes'])}",
+        f"- {facts['epochs']} epochs in {facts['minutes']:.0f} minutes on {_machine(facts)}, "
+        f"torch {facts['versions']['torch']}",
+        f"- error on the 10,000 test images: {facts['error']:.2f}% as stored, {facts['error_float32']:.2f}% in float32",
+        f"- made by commit `{facts['commit']}`",
+    ]
+    if not _holds_today(recipe):
+        lines.insert(2, "- with an earlier form of this recipe, which stands in its metadata: today's trains otherwise")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    write_whole(sys.argv[1], table().encode())
+    write_whole(sys.argv[2], card().encode())

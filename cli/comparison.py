@@ -1,0 +1,118 @@
+"""The same map by Captum and by us: do they agree, who is right, and what do they cost?"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import captum
+import captum.attr
+import torch
+from torch import Tensor, nn
+
+from attribkit.cli.measuring import Ratio, peak_bytes, ratio, seconds_in_turns
+from attribkit.engine.rewriting import rewrite
+from attribkit.engine.rules import RULES
+from attribkit.errors import BadValue
+from attribkit.verify.checking import largest_difference
+from attribkit.verify.referee import NoVerdict, plain_copy, refereed
+
+AGREE = 1e-5  # of the largest value
+VERSION = captum.__version__
+CAPTUM = {"guided": captum.attr.GuidedBackprop, "deconvnet": captum.attr.Deconvolution}
+
+Maker = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came out for one model. Differences are those of the largest value, as a share of it.
+
+    `captum_error` says why Captum has no map; then it has no figures either. `from_referee` holds how far each
+    of the two is from the map found on autograd's own graph; it is empty where that could not be judged, and
+    `not_judged` says why.
+    """
+
+    model: str
+    method: str
+    shape: tuple[int, ...]
+    target: int
+    captum_error: str
+    apart: float | None
+    from_referee: Mapping[str, float]
+    not_judged: str
+    time: Mapping[str, Ratio]  # "attribkit / Captum" and so on
+    memory: Mapping[str, float]
+
+    @property
+    def agree(self) -> bool:
+        return self.apart is not None and self.apart <= AGREE
+
+    @property
+    def right(self) -> list[str]:
+        """Who equals the referee."""
+        return [who for who, apart in self.from_referee.items() if apart <= AGREE]
+
+
+def compare(name: str, model: nn.Module, x: Tensor, target: int, method: str, rounds: int) -> Comparison:
+    """Captum, ours and plain autograd on the same model, image and class, in turns."""
+    net = rewrite(model, method)
+    theirs = CAPTUM[method](plain_copy(model))
+
+    def by_captum() -> Tensor:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Setting (backward|forward)")  # which it says at every call
+            map_: Tensor = theirs.attribute(x.clone().requires_grad_(), target=target)
+        return map_.detach()
+
+    makers: dict[str, Maker] = {
+        "autograd": lambda: _gradient(model, x, target),
+        "attribkit": lambda: _gradient(net, x, target),
+        "Captum": by_captum,
+    }
+    maps, error = _maps(makers)
+    if error:
+        del makers["Captum"]
+    refereed_map, not_judged = _by_the_referee(model, x, target, method)
+    pairs = [("attribkit", "Captum")] * (not error) + [(who, "autograd") for who in makers if who != "autograd"]
+    taken = seconds_in_turns(makers, rounds, x.device)
+    peaks = {who: peak_bytes(maker, x.device) for who, maker in makers.items()}
+    return Comparison(
+        model=name,
+        method=method,
+        shape=tuple(x.shape),
+        target=target,
+        captum_error=error,
+        apart=None if error else largest_difference(maps["attribkit"], maps["Captum"]),
+        from_referee={}
+        if refereed_map is None
+        else {who: largest_difference(maps[who], refereed_map) for who in ("attribkit", "Captum") if who in maps},
+        not_judged=not_judged,
+        time={f"{one} / {other}": ratio(taken, one, other) for one, other in pairs},
+        memory={f"{one} / {other}": peaks[one] / peaks[other] for one, other in pairs},
+    )
+
+
+def _gradient(net: Any, x: Tensor, target: int) -> Tensor:
+    image = x.clone().requires_grad_()
+    return torch.autograd.grad(net(image)[:, target].sum(), image)[0]
+
+
+def _maps(makers: Mapping[str, Maker]) -> tuple[dict[str, Tensor], str]:
+    """The map of each, and what Captum says where it has none. This also warms up."""
+    maps = {who: maker() for who, maker in makers.items() if who != "Captum"}
+    if not maps["attribkit"].any():
+        raise BadValue("the map is zero everywhere: compare with --weights default, or on an --image")
+    try:
+        return maps | {"Captum": makers["Captum"]()}, ""
+    except (RuntimeError, AssertionError, TypeError, ValueError) as error:
+        return maps, " ".join(f"{type(error).__name__}: {error}".split())
+
+
+def _by_the_referee(model: nn.Module, x: Tensor, target: int, method: str) -> tuple[Tensor | None, str]:
+    try:
+        return refereed(model, x, lambda output: output[:, target], RULES[method]), ""
+    except NoVerdict as reason:
+        return None, str(reason)

@@ -1,0 +1,1 @@
+"""The study: does guided backprop work without switches?"""

@@ -1,0 +1,187 @@
+"""A network with its images, ready for the experiment: its units, its conditions, and the maps of a rule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from attribkit import Cases, LoadedModel, load, record_switches, rewrite, strides_to_pools
+from attribkit.engine.switches import Switches
+from attribkit.errors import BadValue
+from attribkit.metrics import evaluation
+from attribkit.metrics.cases import batches
+from attribkit.reference_models.switch_study.testset import TestSet
+
+WITH = "own switches"
+RANDOM_SHARE = {"trained": 0.0, "untrained": 1.0, "upper third random": 1 / 3}
+"""Kinds of weights, by the share of the layers that is made random, from the top."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """What is explained of each image: a channel and a position of a layer, or a class (without layer and position)."""
+
+    layer: str | None
+    channels: Tensor
+    positions: Tensor | None = None
+
+    def responses(self, output: Tensor) -> Tensor:
+        """Those of each image's own unit."""
+        rows = torch.arange(len(output), device=output.device)
+        if self.positions is None:
+            return output[rows, self.channels]
+        return output.flatten(2)[rows, self.channels, self.positions]
+
+    def of(self, part: slice) -> Units:
+        return Units(self.layer, self.channels[part], None if self.positions is None else self.positions[part])
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A network, its images as it takes them and as pictures from 0 to 1, and the two layers that are asked.
+
+    `pooled` is the network after `strides_to_pools`, where it has no pools of its own.
+    """
+
+    name: str
+    weights: str
+    net: nn.Module
+    pooled: nn.Module | None
+    middle: str
+    last: str
+    images: Tensor
+    pictures: Tensor
+
+    @property
+    def without(self) -> str:
+        """The condition that has no switches."""
+        return "uniform" if self.pooled is None else "as it is"
+
+    @property
+    def conditions(self) -> Mapping[str, tuple[nn.Module, str]]:
+        """A network and the way down through its pools."""
+        if self.pooled is not None:
+            return {WITH: (self.pooled, "own"), self.without: (self.net, "own")}
+        ways = {"uniform": "uniform", "center": "center", "corner": "corner", "another image's": "another"}
+        return {WITH: (self.net, "own"), **{name: (self.net, way) for name, way in ways.items()}}
+
+    @cached_property
+    def units(self) -> dict[str, Units]:
+        """Chosen in the network as it is: the strongest of each layer, and the class that is predicted."""
+        return {
+            "middle": _strongest(self.net, self.middle, self.images),
+            "last": _strongest(self.net, self.last, self.images),
+            "class": Units(None, Cases(self.net, self.images).classes),
+        }
+
+    def first(self, count: int) -> Subject:
+        """The same of the first images only."""
+        images, pictures = self.images[:count], self.pictures[:count]
+        return replace(self, images=images, pictures=pictures)
+
+
+def read(network: str) -> LoadedModel:
+    """A classifier by its name, or by NAME=FILE with the weights of a file."""
+    name, _, file = network.partition("=")
+    found = load(name, file or "default")
+    if found.output is not None:
+        raise BadValue(f"{name} gives more than one score a class: name a classifier")
+    return found
+
+
+def prepared(
+    network: str, weights: str, loaded: LoadedModel, tests: TestSet, seed: int, device: str = "cpu"
+) -> Subject:
+    """A network on pictures, with weights as they are or as random as their name says."""
+    images = torch.stack([loaded.preprocess(picture) for picture in tests.pictures])
+    pictures = np.stack([loaded.unpreprocess(image) for image in images])
+    share = RANDOM_SHARE[weights]
+    net = evaluation.with_upper_layers_random(loaded.model, share, seed) if share else loaded.model
+    net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
+    pictured = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+    return made(network, weights, net, images.to(device), pictured.to(device))
+
+
+def made(name: str, weights: str, net: nn.Module, images: Tensor, pictures: Tensor) -> Subject:
+    """A network with its pools, or beside itself with pools in place of its strides."""
+    pooled = None if _has_pools(net, images[:1]) else strides_to_pools(net).eval()
+    return Subject(name, weights, net.eval(), pooled, *_asked_layers(net), images, pictures)
+
+
+def _has_pools(net: nn.Module, image: Tensor) -> bool:
+    """Whether an image meets a max-pool, be it a module or a function."""
+    shadow = rewrite(net, "backprop")
+    with torch.no_grad():
+        shadow(image.clone())
+    return any(site.kind == "pool" for site in shadow.sites)
+
+
+def _asked_layers(net: nn.Module) -> tuple[str, str]:
+    """The middle one and the last one of the convolutions that see more than a pixel, after their batch norms.
+
+    Of channels before the norm the strongest would be the one with the largest weights; after a ReLU6 it would be any
+    of those that are at 6, where nothing passes.
+    """
+    found = []
+    for (name, module), (after, follower) in pairwise([*net.named_modules(), ("", net)]):
+        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
+            found.append(_norm(after, follower) if isinstance(follower, _BatchNorm) else name)
+    if not found:
+        raise BadValue(f"{type(net).__name__} has no convolution that sees more than a pixel")
+    return found[len(found) // 2], found[-1]
+
+
+def _norm(name: str, norm: nn.Module) -> str:
+    """A norm, or, in timm's that ends with its activation, the identity in between."""
+    between = (f"{name}.{child}" for child, module in norm.named_children() if isinstance(module, nn.Identity))
+    return next(between, name)
+
+
+def _outputs(net: nn.Module, layer: str, images: Tensor) -> Tensor:
+    """A layer's output."""
+    shadow = rewrite(net, "backprop")
+    with torch.no_grad():
+        return torch.cat([_reached(shadow, layer, images[part]) for part in batches(images)])
+
+
+def _strongest(net: nn.Module, layer: str, images: Tensor) -> Units:
+    strength, places = _outputs(net, layer, images).flatten(2).max(2)
+    channels = strength.argmax(1)
+    return Units(layer, channels, places.gather(1, channels[:, None])[:, 0])
+
+
+def same_unit(one: Subject, kind: str) -> Units:
+    """One unit for all images: the channel that is strongest most often, in the middle."""
+    units = one.units[kind]
+    channel = units.channels.mode().values
+    middle = None
+    if units.layer is not None:
+        height, width = _outputs(one.net, units.layer, one.images[:1]).shape[2:]
+        middle = torch.full_like(units.channels, height // 2 * width + width // 2)
+    return Units(units.layer, channel.expand_as(units.channels), middle)
+
+
+def maps_of(net: nn.Module, way: str, rule: str, units: Units, images: Tensor) -> Tensor:
+    """The map of each image's unit."""
+    maps: list[Tensor] = []
+    others = images.roll(1, 0)
+    for part in batches(images):
+        switches: str | Switches = record_switches(net, others[part]) if way == "another" else way
+        rewritten = rewrite(net, rule, switches=switches)
+        x = images[part].clone().requires_grad_()
+        output = rewritten(x) if units.layer is None else _reached(rewritten, units.layer, x)
+        maps += torch.autograd.grad(units.of(part).responses(output).sum(), x)
+    return torch.cat(maps)
+
+
+def _reached(rewritten: Any, layer: str, x: Tensor) -> Tensor:
+    output: Tensor = rewritten.forward_to(layer, x)
+    return output

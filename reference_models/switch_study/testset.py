@@ -1,0 +1,63 @@
+"""Pictures to put networks to the test on: the test images of a labelled set, or photographs in a folder."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from attribkit.adapters.preprocessing import RGB
+from attribkit.errors import BadValue
+from attribkit.reference_models import data
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """Pictures, or the files that they are in, and what is on them where the set says so."""
+
+    __test__ = False  # pytest takes every class whose name begins so for tests
+
+    pictures: tuple[RGB | Path, ...]
+    source: str
+    labels: Tensor | None = None
+    classes: tuple[str, ...] = ()
+
+    def drawn(self, count: int, seed: int) -> TestSet:
+        """Equally many of each class, classes in turn, so that every group holds all; without labels any, or all."""
+        generator = torch.Generator().manual_seed(seed)
+        if self.labels is None:
+            chosen = torch.randperm(len(self.pictures), generator=generator)[:count]
+        else:
+            chosen = _of_each_class(self.labels, count // len(self.labels.unique()), generator)
+        labels = None if self.labels is None else self.labels[chosen]
+        return TestSet(tuple(self.pictures[index] for index in chosen.tolist()), self.source, labels, self.classes)
+
+    @property
+    def digest(self) -> str:
+        """The same for the same pictures in the same order."""
+        hashed = hashlib.sha256(str(None if self.labels is None else self.labels.tolist()).encode())
+        for picture in self.pictures:
+            hashed.update(picture.read_bytes() if isinstance(picture, Path) else picture.tobytes())
+        return hashed.hexdigest()[:16]
+
+
+def _of_each_class(labels: Tensor, each: int, generator: torch.Generator) -> Tensor:
+    found = []
+    for index in labels.unique():
+        members = (labels == index).nonzero()[:, 0]
+        if len(members) < each:
+            raise BadValue(f"there are {len(members)} test images of a class, and {each} of each are asked for")
+        found.append(members[torch.randperm(len(members), generator=generator)[:each]])
+    return torch.stack(found, 1).flatten()
+
+
+def read(path: Path) -> TestSet:
+    """The test images of what `data.read` takes, or all pictures in a folder, however they are sorted there."""
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in data.SUFFIXES) if path.is_dir() else []
+    if files and not data.is_labelled_set(path):
+        return TestSet(tuple(files), path.resolve().name)
+    found = data.read(path)
+    return TestSet(tuple(found.test.images.numpy()), found.source, found.test.labels, found.classes)

@@ -1,0 +1,71 @@
+"""`attribkit bench`: who is right is what the coverage of these nets says, and figures are of the right kind."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+
+import pytest
+from conftest import Command
+
+QUICK = ("--size", "64", "--rounds", "2")
+
+
+def test_it_says_where_captum_agrees_and_who_is_right(run: Command) -> None:
+    """ReLU modules are no difficulty for either; ReLU6 is passed over by Captum; a transformer is refused."""
+    names = "timm:test_resnet,timm:mobilenetv2_035,timm:test_vit"
+    done = run("bench", "--models", names, *QUICK, "--json")
+    assert (done.code, done.err) == (0, "")
+    document = json.loads(done.out)
+    relu, relu6 = document["models"]
+    assert (relu["agree"], relu["right"]) == (True, ["attribkit", "Captum"])
+    assert (relu6["agree"], relu6["right"]) == (False, ["attribkit"])
+    assert "gelu" in document["refused"]["timm:test_vit"]
+    assert set(document["versions"]) == {"attribkit", "captum", "torch"}
+    for row in (relu, relu6):
+        assert (
+            set(row["time"])
+            == set(row["memory"])
+            == {
+                "attribkit / Captum",
+                "attribkit / autograd",
+                "Captum / autograd",
+            }
+        )
+        assert all(0 < ratio["low"] <= ratio["median"] <= ratio["high"] for ratio in row["time"].values())
+        assert 0 < row["memory"]["attribkit / Captum"] < 1
+
+
+def test_the_table_has_a_line_for_each(run: Command) -> None:
+    """The deconvnet too, and what Captum cannot do is a line below."""
+    done = run("bench", "--models", "timm:test_resnet,timm:test_vit", "--method", "deconvnet", *QUICK)
+    versions, heads, row, refused = done.out.splitlines()
+    assert "captum" in versions
+    assert heads.split()[:3] == ["model", "agree", "right"]
+    assert row.startswith("timm:test_resnet  yes (")
+    assert "attribkit and Captum" in row
+    assert refused.startswith("timm:test_vit: refused: ")
+
+
+def test_captums_failure_is_told(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our figures stay."""
+    from attribkit.cli import comparison
+
+    class Failing(comparison.CAPTUM["guided"]):  # type: ignore[misc, name-defined]
+        def attribute(self, *args: object, **kwargs: object) -> None:
+            raise RuntimeError("not today")
+
+    monkeypatch.setitem(comparison.CAPTUM, "guided", Failing)
+    done = run("bench", "--models", "timm:test_resnet", *QUICK)
+    assert done.out.splitlines()[-1] == "timm:test_resnet: Captum fails: RuntimeError: not today"
+    assert "  attribkit  " in done.out
+
+
+def test_bad_calls_are_one_line(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Captum; no classifier; no such model."""
+    assert "compares classifiers" in run("bench", "--models", "torchvision:fcn_resnet50", *QUICK).err
+    assert run("bench", "--models", "resnet1", *QUICK).code == 1
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "captum" else find(name))
+    done = run("bench", "--models", "timm:test_resnet", *QUICK)
+    assert (done.code, done.err) == (1, "attribkit: Captum is not installed: pip install 'attribkit[captum]'\n")

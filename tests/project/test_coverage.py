@@ -1,0 +1,92 @@
+"""The sweep over all models judges a model rightly. The whole of it is `make coverage`."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import attribkit
+
+pytestmark = pytest.mark.filterwarnings("ignore:Setting forward, backward hooks:UserWarning")
+
+
+@pytest.fixture(scope="module")
+def coverage() -> Iterator[ModuleType]:
+    """The script, under a name of its own: there is a package of that name, too."""
+    path = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+    spec = importlib.util.spec_from_file_location("coverage_script", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    before = list(sys.path)
+    spec.loader.exec_module(module)
+    sys.path[:] = before
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield module
+
+
+def test_a_net_of_relu_modules_is_right_here_and_in_captum(coverage: ModuleType) -> None:
+    """With its switches, too."""
+    record = coverage.examination.examine("timm:test_resnet")
+    assert (record["status"], record["replayed"]) == ("right", True)
+    assert record["captum"] == {"deconvnet": "right", "guided": "right"}
+
+
+def test_relu6_is_right_here_and_passed_over_by_captum(coverage: ModuleType) -> None:
+    """Captum's map is the plain gradient there."""
+    record = coverage.examination.examine("timm:mobilenetv2_035")
+    assert record["status"] == "right"
+    assert record["captum"] == {"deconvnet": "silent", "guided": "silent"}
+
+
+@pytest.mark.parametrize("name", ["timm:test_vit", "torchvision:quantized_resnet18"])
+def test_nets_without_rectifiers_and_quantized_ones_are_refused(coverage: ModuleType, name: str) -> None:
+    """And the reason is kept."""
+    record = coverage.examination.examine(name)
+    assert record["status"] == "refused"
+    assert record["why"]
+
+
+def test_a_mistake_in_the_library_is_seen(coverage: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were guided backprop plain backprop, the model would be wrong; were it refused, too."""
+    rewrite = attribkit.rewrite
+    monkeypatch.setattr(attribkit, "rewrite", lambda model, rule, **options: rewrite(model, "backprop", **options))
+    assert coverage.examination.examine("timm:test_resnet")["status"] == "wrong"
+
+    def refuse(*args: Any, **options: Any) -> None:
+        raise attribkit.NothingToRewrite("nothing")
+
+    monkeypatch.setattr(attribkit, "rewrite", refuse)
+    assert coverage.examination.examine("timm:test_resnet")["status"] == "wrong"
+
+
+def test_results_are_kept_and_not_made_again(
+    coverage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A second run asks no model; a run over some writes no page; the table counts by family."""
+    made: list[str] = []
+
+    def run(names: list[str], *limits: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name in names:
+            made.append(name)
+            yield name, {"status": "right", "ops": {"relu": 1}, "pools": 1, "replayed": True, "seconds": 1}
+
+    monkeypatch.setattr(coverage, "RESULTS", tmp_path / "runs" / "coverage.jsonl")
+    monkeypatch.setattr(coverage, "PAGE", tmp_path / "coverage.md")
+    monkeypatch.setattr(coverage, "run", run)
+    monkeypatch.setattr(sys, "argv", ["coverage.py", "timm:test_res*", "torchvision:resnet18"])
+    assert coverage.main() == coverage.main() == 0
+    assert made == ["torchvision:resnet18", "timm:test_resnet"]
+    assert "2 models examined, 0 wrong. Of 2 with ReLU or ReLU6 2 are right" in capsys.readouterr().out
+    assert not (tmp_path / "coverage.md").exists()
+    lines = (tmp_path / "runs" / "coverage.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {json.loads(line)["stamp"]["torch"] for line in lines} == {torch.__version__}

@@ -1,0 +1,402 @@
+"""Results to a panel and to a page: what is where, what is escaped, and that nothing is stretched or fetched."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+
+from attribkit.explaining.targets import Unit
+from attribkit.report import panel as panels
+from attribkit.report import pictures
+from attribkit.report.page import page
+from attribkit.report.panel import common_strengths, panel
+from attribkit.report.shown import Shown
+from attribkit.report.stored import store
+
+FACTS = {"command": "attribkit explain cat.jpg", "model": "all_cnn_c", "torch": "2.6"}
+HOSTILE = '<script>alert("1")</script>\'"><img src=x onerror=alert(1)> &amp; \u202egpj.قطة'
+YELLOW, DARK, RIM = (255, 196, 0), (20, 20, 20), 3
+
+
+@pytest.fixture
+def random():
+    return np.random.default_rng(0)
+
+
+def shown(random, height=32, width=32, channels=3, methods=("guided", "backprop"), **changes):
+    fields = {
+        "name": "cat.jpg",
+        # Darker than white and unlike the box's yellow, so that a search finds the picture and nothing else.
+        "picture": random.integers(30, 190, (height, width, 3), np.uint8),
+        "maps": {method: random.standard_normal((channels, height, width)) for method in methods},
+        "unit": unit(None),
+        "told": "tiger cat, 38%",
+        "sites": dict.fromkeys(methods, "9 of 9 sites swapped"),
+    }
+    return Shown(**{**fields, **changes})
+
+
+def unit(box, layer="conv9"):
+    return Unit(image=0, layer=layer, channel=41, position=(3, 4), activation=1.25, box=box)
+
+
+def enlarged(image, factor):
+    """Each pixel as a square, by the definition."""
+    height, width = image.shape[:2]
+    return np.array([[image[y // factor, x // factor] for x in range(width * factor)] for y in range(height * factor)])
+
+
+def find(sheet, part):
+    """Where `part` lies in `sheet`, looked for everywhere."""
+    height, width = part.shape[:2]
+    starts = sheet[: sheet.shape[0] - height + 1, : sheet.shape[1] - width + 1]
+    places = np.argwhere((starts == part[0, 0]).all(-1)).tolist()
+    return [(y, x) for y, x in places if (sheet[y : y + height, x : x + width] == part).all()]
+
+
+def written(monkeypatch, make):
+    """The lines of text that `make` writes onto its picture."""
+    lines, write = [], pictures.write
+
+    def write_down(sheet, text, *rest):
+        lines.extend(text)
+        write(sheet, text, *rest)
+
+    monkeypatch.setattr(pictures, "write", write_down)
+    make()
+    return lines
+
+
+class TestShown:
+    @pytest.mark.parametrize(
+        ("box", "seen", "part"),
+        [
+            (None, None, None),
+            ((0, 0, 20, 30), (0, 0, 20, 30), None),
+            ((-5, -5, 25, 35), (0, 0, 20, 30), None),
+            ((5, 6, 7, 90), (5, 6, 7, 30), (5, 6, 7, 30)),
+            ((25, 0, 30, 10), None, None),
+            ((3, 9), None, None),
+        ],
+    )
+    def test_a_box_is_what_lies_in_the_picture(self, random, box, seen, part):
+        one = shown(random, 20, 30, unit=unit(box))
+        assert (one.box, one.part) == (seen, part)
+
+    def test_a_map_has_the_size_of_its_picture(self, random):
+        with pytest.raises(ValueError, match=r"cat.jpg: the map of guided is \(3, 8, 9\)"):
+            shown(random, 8, 8, maps={"guided": np.zeros((3, 8, 9))})
+
+    def test_without_maps_there_is_nothing_to_show(self, random):
+        with pytest.raises(ValueError, match="no maps"):
+            shown(random, maps={})
+
+    def test_a_unit_is_told_in_words(self, random):
+        assert shown(random).target == "conv9, channel 41 at 3,4"
+        assert shown(random, unit=unit(None, layer=None)).target == "output 41"
+        whole = Unit(image=0, layer="conv9", channel=2, position=None, activation=1.0)
+        assert shown(random, unit=whole).target == "conv9, channel 2, summed over all positions"
+
+
+class TestPanel:
+    @pytest.mark.parametrize(
+        ("size", "factor"), [((224, 224), 1), ((32, 32), 7), ((20, 50), 4), ((1, 1), 224), ((3, 300), 1)]
+    )
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_the_picture_and_each_map_stand_once_in_one_line_by_whole_pixels(self, random, size, factor, channels):
+        one = shown(random, *size, channels=channels)
+        sheet = panel(one)
+        images = [one.picture, *(pictures.picture(values) for values in one.maps.values())]
+        places = [find(sheet, enlarged(image, factor)) for image in images]
+        if size != (1, 1):  # two maps of one pixel look the same
+            assert [len(place) for place in places] == [1, 1, 1]
+        tops, lefts = zip(*(place[-1] for place in places), strict=True)
+        assert len(set(tops)) == 1
+        assert list(lefts) == sorted(lefts)
+
+    @pytest.mark.parametrize("view", pictures.VIEWS)
+    def test_maps_are_drawn_in_the_view_that_is_asked_for(self, random, view):
+        one = shown(random, 64, 64)
+        assert len(find(panel(one, view), enlarged(pictures.picture(one.maps["guided"], view), 3))) == 1
+
+    def test_a_box_is_drawn_around_what_the_unit_sees_and_hides_none_of_it(self, random):
+        one = shown(random, unit=unit((4, 6, 31, 32)))
+        sheet, factor = panel(one), 7
+        whole = panel(shown(np.random.default_rng(0)))
+        ((top, left),) = find(whole, enlarged(one.picture, factor))
+        first, last = (top + 4 * factor, left + 6 * factor), (top + 31 * factor - 1, left + 32 * factor - 1)
+        seen = sheet[first[0] : last[0] + 1, first[1] : last[1] + 1]
+        assert (seen == enlarged(one.picture[4:31, 6:32], factor)).all()
+        for away, colour in [(1, YELLOW), (2, YELLOW), (3, DARK)]:
+            lines = [
+                sheet[first[0] - away, first[1] - away : last[1] + away + 1],
+                sheet[last[0] + away, first[1] - away : last[1] + away + 1],
+                sheet[first[0] - away : last[0] + away + 1, first[1] - away],
+                sheet[first[0] - away : last[0] + away + 1, last[1] + away],
+            ]
+            assert all((line == colour).all() for line in lines)
+        changed = (sheet[: len(whole)][: top + 225] != whole[: top + 225]).any(-1)
+        assert not changed[: first[0] - RIM].any()
+        assert not changed[:, : first[1] - RIM].any()
+        assert not changed[:, last[1] + RIM + 1 :].any()
+
+    def test_what_the_unit_sees_is_cut_out_and_enlarged_below(self, random):
+        one = shown(random, 64, 64, unit=unit((10, 20, 30, 60)))
+        sheet = panel(one)
+        for image in (one.picture, *(pictures.picture(values) for values in one.maps.values())):
+            (whole,) = find(sheet, enlarged(image, 3)) or [(0, 0)]
+            ((top, _),) = find(sheet, enlarged(image[10:30, 20:60], 5))
+            assert top > whole[0]
+
+    def test_a_crop_is_never_smaller_than_in_the_picture_above(self, random):
+        one = shown(random, 20, 20, unit=unit((0, 0, 20, 19)))
+        assert len(find(panel(one), enlarged(one.picture[:, :19], 11))) == 2
+
+    @pytest.mark.parametrize("box", [None, (0, 0, 32, 32), (-9, -9, 50, 50)])
+    def test_a_unit_that_sees_everything_has_no_box_and_no_second_row(self, random, box):
+        sheet = panel(shown(random, unit=unit(box)))
+        assert not (sheet == YELLOW).all(-1).any()
+        assert len(sheet) < 500
+
+    def test_every_map_says_its_scale(self, random, monkeypatch):
+        maps = {"guided": np.full((1, 4, 4), 0.01234), "backprop": np.full((1, 4, 4), 250.0)}
+        lines = written(monkeypatch, lambda: panel(shown(random, 4, 4, maps=maps)))
+        assert [line for line in lines if "strength" in line] == ["full strength 0.012", "full strength 2.5e+02"]
+
+    def test_a_map_of_zeros_is_plain_and_says_so(self, random, monkeypatch):
+        one = shown(random, 8, 8, maps={"guided": np.zeros((3, 8, 8))})
+        assert "zero everywhere" in written(monkeypatch, lambda: panel(one))
+        assert len(find(panel(one), np.full((224, 224, 3), 255, np.uint8))) == 1
+
+    def test_it_tells_the_unit_its_activation_and_its_sites(self, random, monkeypatch):
+        sites = {"guided": "8 of 9 sites swapped, left alone: 1 sigmoid", "backprop": "9 of 9 sites swapped"}
+        told = " ".join(written(monkeypatch, lambda: panel(shown(random, sites=sites))))
+        for part in (
+            "cat.jpg",
+            "conv9, channel 41 at 3,4",
+            "activation 1.25",
+            "tiger cat, 38%",
+            "left alone: 1 sigmoid",
+        ):
+            assert part in told
+
+    def test_methods_with_the_same_sites_share_a_line(self, random, monkeypatch):
+        assert "guided, backprop: 9 of 9 sites swapped" in written(monkeypatch, lambda: panel(shown(random)))
+
+    def test_panels_of_one_figure_can_share_a_scale(self, random, monkeypatch):
+        weak, strong = (shown(random, 8, 8, maps={"guided": np.full((1, 8, 8), size)}) for size in (1.0, 4.0))
+        strengths = common_strengths([weak, strong])
+        assert strengths == {"guided": 4.0}
+        sheet = panel(weak, "signed", strengths)
+        assert len(find(sheet, enlarged(pictures.picture(weak.maps["guided"], strength=4.0), 28))) == 1
+        assert "full strength 4" in written(monkeypatch, lambda: panel(weak, "signed", strengths))
+
+    def test_every_view_has_its_colours_explained(self):
+        assert set(panels.COLOURS) == set(pictures.VIEWS)
+
+    @pytest.mark.parametrize("name", [HOSTILE, "猫" * 80, "", "-rf", "half \udc80 a pair", "x" * 300])
+    def test_any_name_can_be_written(self, random, name):
+        assert panel(shown(random, name=name)).shape[1] == panel(shown(random)).shape[1]
+
+    def test_the_same_result_gives_the_same_bytes(self):
+        one, again = (panel(shown(np.random.default_rng(3), unit=unit((1, 2, 9, 9)))) for _ in range(2))
+        assert pictures.encode_png(one) == pictures.encode_png(again)
+
+
+class Page(HTMLParser):
+    """The page as a browser reads it: its elements, and the text in each kind of them."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.elements, self.texts, self.open = [], {}, []
+        self.feed(html.decode())
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open.pop() != tag:  # elements without an end stay open until the one around them ends
+            pass
+
+    def handle_data(self, data):
+        self.texts.setdefault(self.open[-1] if self.open else "", []).append(data)
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def image_of(uri):
+    data = np.frombuffer(base64.b64decode(uri.partition(",")[2]), np.uint8)
+    return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
+
+
+class TestStored:
+    def test_pictures_are_kept_without_loss(self, random):
+        one = shown(random, 40, 30)
+        assert (image_of(store(one).picture) == one.picture).all()
+
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_a_map_comes_back_to_within_half_a_step(self, random, channels):
+        one = shown(random, 16, 20, channels=channels)
+        stored = store(one)
+        kept = stored.maps["guided"]
+        back = (image_of(kept.image).astype(float).transpose(2, 0, 1) - 128) / 127 * kept.range
+        true = np.clip(one.maps["guided"], -kept.range, kept.range)
+        assert stored.steps == 127
+        assert kept.planes == channels
+        assert abs(back - true).max() <= kept.range / 127 * 0.51
+
+    def test_the_strengths_are_those_of_the_map(self, random):
+        one = shown(random)
+        kept = store(one).maps["guided"].strengths
+        assert kept == {view: pictures.full_strength(one.maps["guided"], view) for view in pictures.VIEWS}
+
+    def test_the_strongest_byte_stands_for_a_value_of_a_channel_not_for_a_sum(self, random):
+        """Or a third of the steps would be all that a map of three like channels gets."""
+        assert store(shown(random, 4, 4, maps={"guided": np.full((3, 4, 4), 0.5)})).maps["guided"].range == 0.5
+
+    def test_a_map_of_two_channels_is_kept_as_their_sum(self, random):
+        one = shown(random, channels=2)
+        total = one.maps["guided"].sum(0, keepdims=True)
+        assert store(one).maps["guided"] == store(shown(random, maps={"guided": total})).maps["guided"]
+
+    def test_noise_is_kept_in_fewer_steps(self, random):
+        assert store(shown(random, 224, 224)).steps < store(shown(random, 16, 16)).steps
+
+    def test_a_map_of_zeros_is_kept_as_zeros(self, random):
+        kept = store(shown(random, 5, 7, maps={"guided": np.zeros((3, 5, 7))})).maps["guided"]
+        assert (image_of(kept.image) == 128).all()
+        assert set(kept.strengths.values()) == {0.0}
+
+    def test_what_is_longer_than_webp_allows_is_kept_too(self, random):
+        one = shown(random, 1, 17000)
+        assert (image_of(store(one).picture) == one.picture).all()
+
+
+class TestPage:
+    def test_names_and_words_are_text_and_nothing_else(self, random):
+        plain = Page(page([shown(random, methods=("m",), unit=unit(None))], {"command": "c"}))
+        hostile = shown(
+            random,
+            methods=(HOSTILE,),
+            name=HOSTILE,
+            told=HOSTILE,
+            sites={HOSTILE: HOSTILE},
+            unit=unit(None, layer=HOSTILE),
+        )
+        read = Page(page([hostile], {"command": HOSTILE}))
+        assert [tag for tag, _ in read.elements] == [tag for tag, _ in plain.elements]
+        assert [sorted(attributes) for _, attributes in read.elements] == [sorted(a) for _, a in plain.elements]
+        assert HOSTILE in read.texts["bdi"]
+        assert HOSTILE in read.texts["code"]
+        assert any(HOSTILE in attributes["alt"] for attributes in read.all("img"))
+
+    def test_a_fact_may_have_any_key(self, random):
+        assert "<b>" not in page([shown(random)], {"<b>": "x"}).decode().partition("How this page was made")[2]
+
+    def test_it_has_all_that_was_explained(self, random):
+        one = shown(random, unit=unit((4, 6, 20, 32)), sites={"guided": "8 of 9 swapped", "backprop": "9 of 9 swapped"})
+        text = " ".join(" ".join(texts) for texts in Page(page([one], FACTS)).texts.values())
+        parts = [
+            "cat.jpg",
+            "tiger cat, 38%",
+            "conv9",
+            "41",
+            "3, 4",
+            "1.25",
+            "rows 4 to 19, columns 6 to 31: 26 \u00d7 16 pixels",
+        ]
+        for part in [*parts, "8 of 9 swapped", "9 of 9 swapped", *FACTS, *FACTS.values()]:
+            assert part in text
+
+    @pytest.mark.parametrize(
+        ("box", "told"), [(None, "not known"), ((0, 0, 32, 32), "the whole picture, 32 \u00d7 32 pixels")]
+    )
+    def test_it_says_what_a_unit_sees_that_has_no_box_of_its_own(self, random, box, told):
+        html = page([shown(random, unit=unit(box))], FACTS)
+        assert told in html.decode()
+        assert not Page(html).all("rect")
+
+    def test_the_box_lies_over_the_picture(self, random):
+        rectangles = Page(page([shown(random, unit=unit((4, 6, 20, 32)))], FACTS)).all("rect")
+        assert {tuple(r[name] for name in ("x", "y", "width", "height")) for r in rectangles} == {
+            ("6", "4", "26", "16")
+        }
+
+    def test_every_image_is_in_the_file(self, random):
+        html = page([shown(random), shown(random, 8, 12, channels=1)], FACTS)
+        read = Page(html)
+        sources = [attributes["src"] for attributes in read.all("img") if "src" in attributes]
+        assert len(sources) == 6
+        assert all(source.startswith("data:image/webp;base64,") for source in sources)
+        assert all("src" not in attributes for attributes in read.all("script"))
+        assert [attributes["href"] for attributes in read.all("link")] == ["data:,"]
+        assert not re.findall(rb"https?:|@import|url\(", html)
+
+    def test_only_its_own_script_and_style_may_run(self, random):
+        read = Page(page([shown(random)], FACTS))
+        (policy,) = [a["content"] for a in read.all("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; img-src data:;")
+        assert "unsafe" not in policy
+        for tag in ("script", "style"):
+            digest = base64.b64encode(hashlib.sha256("".join(read.texts[tag]).encode()).digest()).decode()
+            assert f"{tag}-src 'sha256-{digest}'" in policy
+        inline = [name for _, a in read.elements for name in a if name == "style" or name.startswith("on")]
+        assert inline == []
+
+    def test_every_control_has_a_label_and_every_image_a_text(self, random):
+        read = Page(page([shown(random, unit=unit((1, 1, 9, 9)))] * 2, FACTS))
+        assert all("alt" in attributes for attributes in read.all("img"))
+        assert read.all("html") == [{"lang": "en"}]
+        names = [a.get("name") for a in read.all("input") if a.get("type") == "radio"]
+        assert sorted(set(names)) == ["method-1", "method-2", "view"]
+
+    def test_four_noisy_images_with_three_methods_stay_under_two_megabytes(self, random):
+        methods = ("guided", "deconvnet", "backprop")
+        four = [shown(random, 224, 224, methods=methods) for _ in range(4)]
+        assert len(page(four, FACTS)) < 2_000_000
+
+    @pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 7)])
+    @pytest.mark.parametrize("channels", [1, 2, 3, 4])
+    def test_any_size_and_number_of_channels_has_a_page(self, random, size, channels):
+        sizes = [(a["width"], a["height"]) for a in Page(page([shown(random, *size, channels)], {})).all("img")]
+        assert set(sizes) == {(str(size[1]), str(size[0]))}
+
+    def test_the_strengths_are_told_for_each_view(self, random):
+        one = shown(random, maps={"guided": np.full((1, 32, 32), -0.5)})
+        (image,) = [a for a in Page(page([one], FACTS)).all("img") if "data-strengths" in a]
+        strengths = json.loads(image["data-strengths"])
+        assert strengths["signed"] == [0.5, "full strength 0.5"]
+        assert strengths["positive"] == [0.0, "zero everywhere"]
+
+    def test_a_name_that_is_not_utf8_is_told_with_its_escape(self, random):
+        assert rb"half \udc80 a pair" in page([shown(random, name="half \udc80 a pair")], FACTS)
+
+    def test_it_counts_units_and_images(self, random):
+        """Files of one name in two folders are two images."""
+        one, other = shown(random), shown(random)
+        assert "3 units in 2 images" in page([one, one, other], FACTS).decode()
+        assert "1 unit in 1 image," in page([one], FACTS).decode()
+
+    def test_nothing_to_show_is_refused(self):
+        with pytest.raises(ValueError, match="nothing to show"):
+            page([], FACTS)
+
+    def test_another_process_gives_the_same_bytes(self, random):
+        """Whatever the order in which that process keeps its sets."""
+        made = hashlib.sha256(page([shown(np.random.default_rng(0))], FACTS)).hexdigest()
+        code = "import hashlib, numpy, test_report as t; from attribkit.report.page import page; "
+        code += "print(hashlib.sha256(page([t.shown(numpy.random.default_rng(0))], t.FACTS)).hexdigest())"
+        paths = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])
+        environment = {**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": paths}
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert run.stdout.strip() == made
