@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _in_one_line(error: Exception) -> str:
-    """What the library raises on purpose says what to do; anything else is a bug of ours, or of the user's own model."""
+    """What the library raises on purpose says what to do; anything else is a bug, of ours or of the user's model."""
     from attribkit.errors import AttribkitError
 
     message = " ".join(str(error).split())
