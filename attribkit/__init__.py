@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from attribkit.explaining.fields import receptive_field
     from attribkit.explaining.targets import Unit
     from attribkit.metrics.cases import Cases, evaluate
-    from attribkit.structure.surgery import fold_batch_norm, strides_to_pools
+    from attribkit.structure.folding import fold_batch_norm
+    from attribkit.structure.strides import strides_to_pools
 
 __version__ = "0.1.0"
 
@@ -77,7 +78,8 @@ _HOMES = {
     "explaining.fields": ("receptive_field",),
     "explaining.targets": ("Unit",),
     "metrics.cases": ("Cases", "evaluate"),
-    "structure.surgery": ("fold_batch_norm", "strides_to_pools"),
+    "structure.folding": ("fold_batch_norm",),
+    "structure.strides": ("strides_to_pools",),
 }
 _HOME_OF = {name: f"attribkit.{home}" for home, names in _HOMES.items() for name in names}
 _PACKAGES = ("adapters", "cli", "engine", "explaining", "metrics", "reference_models", "report", "structure", "verify")

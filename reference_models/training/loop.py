@@ -29,7 +29,7 @@ from attribkit.reference_models.training.batches import Loader
 from attribkit.reference_models.training.muon import Muon
 from attribkit.reference_models.training.recipes import Recipe
 from attribkit.reference_models.training.workers import Workers
-from attribkit.structure.surgery import fold_batch_norm
+from attribkit.structure.folding import fold_batch_norm
 
 _ATTEMPTS = 4  # the first, and three with another seed
 _DEAD_AFTER = 3  # epochs

@@ -23,7 +23,7 @@ from attribkit.reference_models.training import batches, run
 from attribkit.reference_models.training import loop as training
 from attribkit.reference_models.training.loop import DeadRun, Job, train
 from attribkit.reference_models.training.recipes import PAPER, QUICK, Recipe
-from attribkit.structure.surgery import fold_batch_norm
+from attribkit.structure.folding import fold_batch_norm
 
 CPU = torch.device("cpu")
 CLASSES = tuple("abcdefghij")
