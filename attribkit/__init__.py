@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from attribkit.explaining.explainer import explain
     from attribkit.explaining.fields import receptive_field
     from attribkit.explaining.targets import Unit
-    from attribkit.metrics.cases import Cases, evaluate
+    from attribkit.metrics.cases import Cases
+    from attribkit.metrics.scoring import evaluate
     from attribkit.structure.folding import fold_batch_norm
     from attribkit.structure.strides import strides_to_pools
 
@@ -77,7 +78,8 @@ _HOMES = {
     "explaining.explainer": ("explain",),
     "explaining.fields": ("receptive_field",),
     "explaining.targets": ("Unit",),
-    "metrics.cases": ("Cases", "evaluate"),
+    "metrics.cases": ("Cases",),
+    "metrics.scoring": ("evaluate",),
     "structure.folding": ("fold_batch_norm",),
     "structure.strides": ("strides_to_pools",),
 }

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attribkit import Cases, LoadedModel, load, record_switches, rewrite, strides_to_pools
+from attribkit import Cases, LoadedModel, load, metrics, record_switches, rewrite, strides_to_pools
 from attribkit.engine.switches import Switches
 from attribkit.errors import BadValue
-from attribkit.metrics import evaluation
 from attribkit.metrics.cases import batches
 from attribkit.reference_models.switch_study.testset import TestSet
 
@@ -104,7 +103,7 @@ def prepared(
     images = torch.stack([loaded.preprocess(picture) for picture in tests.pictures])
     pictures = np.stack([loaded.unpreprocess(image) for image in images])
     share = RANDOM_SHARE[weights]
-    net = evaluation.with_upper_layers_random(loaded.model, share, seed) if share else loaded.model
+    net = metrics.with_upper_layers_random(loaded.model, share, seed) if share else loaded.model
     net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
     pictured = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
     return made(network, weights, net, images.to(device), pictured.to(device))

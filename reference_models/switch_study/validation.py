@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attribkit import Cases, evaluate, rewrite
-from attribkit.metrics import evaluation
-from attribkit.metrics.cases import Method, batches
+from attribkit import Cases, evaluate, metrics, rewrite
+from attribkit.metrics.cases import batches
+from attribkit.metrics.scoring import MapMaker
 from attribkit.reference_models.switch_study.subjects import RANDOM_SHARE, WITH, Subject, Units, maps_of, same_unit
 from attribkit.reference_models.switch_study.verdict import (
     Interval,
@@ -79,9 +79,9 @@ def scores(one: Subject, metric: str, *, asked: int, steps: int, seed: int) -> t
 Mapper = Callable[[Units, Tensor], Tensor]
 
 _BOUNDS: dict[str, Mapper] = {
-    "Sobel map": lambda _, images: evaluation.sobel_maps(images),
-    "random map": lambda _, images: evaluation.random_maps(images),
-    "centred Gaussian": lambda _, images: evaluation.centred_gaussian_maps(images),
+    "Sobel map": lambda _, images: metrics.sobel_maps(images),
+    "random map": lambda _, images: metrics.random_maps(images),
+    "centred Gaussian": lambda _, images: metrics.centred_gaussian_maps(images),
 }
 
 
@@ -107,18 +107,18 @@ def _judge(metric: str, one: Subject, kind: str, net: nn.Module, steps: int, see
     return Judge(score, bounds=partial(_ceiling, cases)) if metric == "occlusion" else Judge(score)
 
 
-def _method(mapper: Mapper) -> Method:
+def _method(mapper: Mapper) -> MapMaker:
     """A mapper, asked for classes as `evaluate` asks."""
     return lambda images, classes: mapper(Units(None, classes), images)
 
 
 def _retrieval(one: Subject, kind: str, mapper: Mapper) -> Tensor:
     groups = zip(_groups(mapper(one.units[kind], one.images)), _groups(one.pictures), strict=True)
-    return torch.cat([evaluation.found_sources(maps, pictures) for maps, pictures in groups]).double()
+    return torch.cat([metrics.found_sources(maps, pictures) for maps, pictures in groups]).double()
 
 
 def _dependence(one: Subject, units: Units, mapper: Mapper) -> Tensor:
-    return torch.cat([evaluation.image_dependence(maps) for maps in _groups(mapper(units, one.images))])
+    return torch.cat([metrics.image_dependence(maps) for maps in _groups(mapper(units, one.images))])
 
 
 def _groups(rows: Tensor) -> tuple[Tensor, ...]:
@@ -128,7 +128,7 @@ def _groups(rows: Tensor) -> tuple[Tensor, ...]:
 
 def _ceiling(cases: Cases) -> dict[str, Tensor]:
     (small, drops), (large, others) = cases.drops.items()
-    return {"the other occluder": evaluation.occlusion_ceiling(drops, small, others, large, cases.images)}
+    return {"the other occluder": metrics.occlusion_ceiling(drops, small, others, large, cases.images)}
 
 
 # ------------------------------------------------------------------------------------- what is known to go wrong
@@ -159,7 +159,7 @@ def _convergence(net: nn.Module, way: str, rule: str, one: Subject, seed: int) -
     forward = partial(rewritten.forward_to, one.last)
     return torch.cat(
         [
-            evaluation.signal_convergence(evaluation.maps_of_random_signals(forward, one.images[part], SIGNALS, seed))
+            metrics.signal_convergence(metrics.maps_of_random_signals(forward, one.images[part], SIGNALS, seed))
             for part in batches(one.images)
         ]
     )
@@ -173,15 +173,15 @@ def cascade(one: Subject, *, seed: int) -> list[tuple[str, Row, Row]]:
     units = one.units["class"]
     way = one.conditions[one.without][1]
     own = {rule: maps_of(one.net, way, rule, units, one.images) for rule in RULES}
-    count = sum(1 for _ in evaluation.cascade(one.net, seed))  # gone through twice, as copies of a network are large
+    count = sum(1 for _ in metrics.cascade(one.net, seed))  # gone through twice, as copies of a network are large
     chosen = set(np.linspace(0, count - 1, min(CASCADE, count)).round().astype(int).tolist())
     found = []
-    for index, (layer, net) in enumerate(evaluation.cascade(one.net, seed)):
+    for index, (layer, net) in enumerate(metrics.cascade(one.net, seed)):
         if index not in chosen:
             continue
         pairs = {rule: (own[rule], maps_of(net, way, rule, units, one.images)) for rule in RULES}
-        rank = {rule: evaluation.rank_similarity(*pair).tolist() for rule, pair in pairs.items()}
-        ssim = {rule: evaluation.structural_similarity(*pair).tolist() for rule, pair in pairs.items()}
+        rank = {rule: metrics.rank_similarity(*pair).tolist() for rule, pair in pairs.items()}
+        ssim = {rule: metrics.structural_similarity(*pair).tolist() for rule, pair in pairs.items()}
         found.append((layer, rank, ssim))
     return found
 

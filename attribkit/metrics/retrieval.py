@@ -1,0 +1,67 @@
+"""Source retrieval: does a map fit the image that it comes from better than other images?"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attribkit.errors import BadValue
+from attribkit.metrics.maps import checked, directions, size_of
+
+
+def found_sources(maps: Tensor, images: Tensor, sources: Tensor | None = None) -> Tensor:
+    """Whether each map fits the image that it comes from better than all other images; chance is 1/N.
+
+    A tie does not count as found: a constant map, which fits no image, is never right, and neither is the map of an
+    image that occurs twice. The correlation keeps signs within a map. Where a map has none, give `magnitude(maps)` and
+    `sobel_maps(images)`.
+
+    Args:
+        maps: N x C x H x W.
+        images: Those among which the source is looked for; they may have another number of colours.
+        sources: The number of the image that each map comes from. Without it map i comes from image i.
+
+    Returns:
+        One bool per map.
+    """
+    fits = source_correlations(maps, images).nan_to_num(-1)
+    if sources is None and len(maps) != len(images):
+        raise BadValue(f"{len(maps)} maps and {len(images)} images: say in sources= which image each comes from")
+    own = torch.arange(len(maps)) if sources is None else torch.as_tensor(sources)
+    if own.shape != (len(maps),) or own.dtype not in (torch.int32, torch.int64):
+        raise BadValue(f"sources are {len(maps)} numbers of images, one per map, not {own.dtype} of {tuple(own.shape)}")
+    if bool(((own < 0) | (own >= len(images))).any()):
+        raise BadValue(f"sources are numbers of images, 0 to {len(images) - 1}")
+    own = own.to(fits.device).long()[:, None]
+    rival = fits.scatter(1, own, -1).amax(1)
+    # A tie may be off by the rounding of a sum over all pixels.
+    return fits.gather(1, own)[:, 0] > rival.clamp(min=0) + 1e-9
+
+
+def source_correlations(maps: Tensor, images: Tensor) -> Tensor:
+    """How well each map fits each image.
+
+    The map summed over colours and the grey image, both less their 5 x 5 box mean, by the absolute value of their
+    normalised correlation. Without the box mean, every map with a bright middle would fit every such image.
+
+    Args:
+        maps: M x C x H x W.
+        images: N x C x H x W; they may have another number of colours.
+
+    Returns:
+        Values from 0 to 1, M x N; NaN where a map or an image has no detail.
+    """
+    if maps.shape[-2:] != images.shape[-2:]:
+        raise BadValue(f"maps of {size_of(maps)} do not fit images of {size_of(images)}")
+    return (directions(_detail(maps, "maps")) @ directions(_detail(images, "images")).T).abs()
+
+
+def _detail(pictures: Tensor, name: str) -> Tensor:
+    """Pictures summed over colours, less their box mean, as rows; exactly zero where only rounding is left."""
+    plane = checked(pictures, name).sum(1, keepdim=True)
+    detail = plane - F.avg_pool2d(plane, 5, stride=1, padding=2, count_include_pad=False)
+    least = max(4 * torch.finfo(pictures.dtype).eps, 1e-13)  # of the picture's largest value
+    noise = least * pictures.detach().double().abs().flatten(1).amax(1, keepdim=True)
+    rows = detail.flatten(1)
+    return torch.where(rows.abs().amax(1, keepdim=True) > noise, rows, 0)
