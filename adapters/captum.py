@@ -20,7 +20,8 @@ from captum.attr import GradientAttribution, NeuronAttribution
 from captum.log import log_usage
 from torch import Tensor, nn
 
-from attribkit.engine.rewriting import Rewritten, rewrite, unwrapped
+from attribkit.engine.rewriting import Rewritten, rewrite
+from attribkit.engine.shadow import unwrapped
 from attribkit.errors import BadType, BadValue
 
 Tensors = Tensor | tuple[Tensor, ...]

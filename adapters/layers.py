@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from attribkit.engine.rewriting import shadow, unwrapped
+from attribkit.engine.shadow import shadow, unwrapped
 from attribkit.errors import BadValue
 from attribkit.explaining.fields import receptive_field
 

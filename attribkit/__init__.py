@@ -6,15 +6,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attribkit.adapters.loading import LoadedModel, list_models, load
     from attribkit.engine.activations import register_activation
-    from attribkit.engine.rewriting import (
-        CannotRewrite,
-        NothingToRewrite,
-        PartlyRewritten,
-        Rewritten,
-        Site,
-        record_switches,
-        rewrite,
-    )
+    from attribkit.engine.plan import CannotRewrite, NothingToRewrite, PartlyRewritten, Site
+    from attribkit.engine.rewriting import Rewritten, record_switches, rewrite
     from attribkit.engine.rules import BACKPROP, DECONVNET, GUIDED, Rule
     from attribkit.engine.switches import Switches, SwitchMismatch
     from attribkit.errors import AttribkitError
@@ -62,15 +55,8 @@ __all__ = [
 _HOMES = {
     "adapters.loading": ("LoadedModel", "list_models", "load"),
     "engine.activations": ("register_activation",),
-    "engine.rewriting": (
-        "CannotRewrite",
-        "NothingToRewrite",
-        "PartlyRewritten",
-        "Rewritten",
-        "Site",
-        "record_switches",
-        "rewrite",
-    ),
+    "engine.plan": ("CannotRewrite", "NothingToRewrite", "PartlyRewritten", "Site"),
+    "engine.rewriting": ("Rewritten", "record_switches", "rewrite"),
     "engine.rules": ("BACKPROP", "DECONVNET", "GUIDED", "Rule"),
     "engine.switches": ("SwitchMismatch", "Switches"),
     "errors": ("AttribkitError",),

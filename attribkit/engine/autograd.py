@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -16,6 +16,7 @@ class Quick(torch.autograd.Function):
     """
 
     generate_vmap_rule = True
+    names: ClassVar[set[str]] = set()  # of all of ours, as graphs show them
     _old: type[torch.autograd.Function]
 
     def __init_subclass__(cls) -> None:
@@ -26,6 +27,7 @@ class Quick(torch.autograd.Function):
             cls.setup_context(ctx, args, output)
             return output
 
+        Quick.names |= {cls.__name__, f"{cls.__name__}Old"}
         parts = {"forward": staticmethod(forward), "backward": staticmethod(cls.backward)}
         cls._old = types.new_class(
             f"{cls.__name__}Old", (torch.autograd.Function,), exec_body=lambda body: body.update(parts)
@@ -34,11 +36,16 @@ class Quick(torch.autograd.Function):
     @classmethod
     def run(cls, *args: Any) -> Any:
         """`apply`, by the shorter way where there is one."""
-        return (cls if torch.compiler.is_compiling() or transformed() else cls._old).apply(*args)
+        return (cls._old if eager() else cls).apply(*args)
+
+
+def eager() -> bool:
+    """Whether plain torch runs this, which alone lets a Function write in place: no compiler, no vmap and its like."""
+    return not (torch.compiler.is_compiling() or transformed())
 
 
 def transformed() -> bool:
-    """Whether vmap, jacrev or the like is at work, under which a Function may not write in place."""
+    """Whether vmap, jacrev or the like is at work."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 

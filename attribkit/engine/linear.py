@@ -8,6 +8,7 @@ is the larger part of a map's memory. The arithmetic is torch's own in both dire
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attribkit.engine.autograd import Quick, hooked
+from attribkit.engine.torch_private import disable_torch_function
 
 
 class _Convolve(Quick):
@@ -89,7 +91,7 @@ def _convolution(function: Any) -> Callable[..., Tensor | None]:
         groups: int = 1,
     ) -> Tensor | None:
         trained = weight.requires_grad or (bias is not None and bias.requires_grad)
-        if trained or isinstance(padding, str) or input.dim() != weight.dim():
+        if trained or isinstance(padding, str) or input.dim() != weight.dim() or input.is_complex():
             return None
         return _Convolve.run(input, weight, bias, function, stride, padding, dilation, groups)
 
@@ -129,63 +131,37 @@ def without_input(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 # ------------------------------------------------------------- torch's own modules, which need no lift to be caught
 
 
-class _LeanConv:
-    """Before `nn.Conv1d`, 2d or 3d in a class's bases."""
-
-    function: Any
-
-    def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        lean = None
-        if not torch.compiler.is_compiling() and self.padding_mode == "zeros":
-            settings = (self.stride, self.padding, self.dilation, self.groups)
-            with torch._C.DisableTorchFunction():
-                lean = without_input(self.function, (input, weight, bias, *settings), {})
-        return super()._conv_forward(input, weight, bias) if lean is None else lean  # type: ignore[misc]
+def make_lean(module: nn.Module) -> None:
+    """Have a convolution or batch norm of torch's own keep nothing of its input; a subclass may do anything."""
+    replacement = MODULES.get(type(module))
+    if replacement is not None and not vars(module).keys() & {"forward", "_conv_forward"}:
+        method, function = replacement
+        module.__dict__[method] = partial(function, module)
 
 
-class LeanConv1d(_LeanConv, nn.Conv1d):
-    function = torch.conv1d
+def _convolve(module: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The `_conv_forward` of a convolution."""
+    lean = None
+    if not torch.compiler.is_compiling() and module.padding_mode == "zeros" and type(input) is Tensor:
+        settings = (module.stride, module.padding, module.dilation, module.groups)
+        with disable_torch_function():
+            lean = without_input(CONVOLUTIONS[type(module)], (input, weight, bias, *settings), {})
+    return type(module)._conv_forward(module, input, weight, bias) if lean is None else lean
 
 
-class LeanConv2d(_LeanConv, nn.Conv2d):
-    function = torch.conv2d
+def _normalise(module: Any, input: Tensor) -> Tensor:
+    """The `forward` of a batch norm."""
+    lean = None
+    if not torch.compiler.is_compiling() and not module.training and type(input) is Tensor:
+        module._check_input_dim(input)
+        statistics = (module.running_mean, module.running_var, module.weight, module.bias)
+        with disable_torch_function():
+            lean = without_input(F.batch_norm, (input, *statistics), {"eps": module.eps})
+    return type(module).forward(module, input) if lean is None else lean
 
 
-class LeanConv3d(_LeanConv, nn.Conv3d):
-    function = torch.conv3d
-
-
-class _LeanBatchNorm:
-    """Before `nn.BatchNorm1d`, 2d or 3d in a class's bases."""
-
-    def forward(self: Any, input: Tensor) -> Tensor:
-        lean = None
-        if not torch.compiler.is_compiling() and not self.training:
-            self._check_input_dim(input)
-            statistics = (self.running_mean, self.running_var, self.weight, self.bias)
-            with torch._C.DisableTorchFunction():
-                lean = without_input(F.batch_norm, (input, *statistics), {"eps": self.eps})
-        return super().forward(input) if lean is None else lean  # type: ignore[misc]
-
-
-class LeanBatchNorm1d(_LeanBatchNorm, nn.BatchNorm1d):
-    pass
-
-
-class LeanBatchNorm2d(_LeanBatchNorm, nn.BatchNorm2d):
-    pass
-
-
-class LeanBatchNorm3d(_LeanBatchNorm, nn.BatchNorm3d):
-    pass
-
-
-# Only torch's very own: a subclass may do anything, and is caught by the lift where it calls the function.
-MODULES: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv1d: LeanConv1d,
-    nn.Conv2d: LeanConv2d,
-    nn.Conv3d: LeanConv3d,
-    nn.BatchNorm1d: LeanBatchNorm1d,
-    nn.BatchNorm2d: LeanBatchNorm2d,
-    nn.BatchNorm3d: LeanBatchNorm3d,
+CONVOLUTIONS = {nn.Conv1d: torch.conv1d, nn.Conv2d: torch.conv2d, nn.Conv3d: torch.conv3d}
+MODULES: dict[type[nn.Module], tuple[str, Callable[..., Tensor]]] = {
+    **dict.fromkeys(CONVOLUTIONS, ("_conv_forward", _convolve)),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d), ("forward", _normalise)),
 }

@@ -7,15 +7,18 @@ At an activation `y = f(x)` the signal `R` from above becomes
     deconvnet   no                   yes                                   (R > 0) R
     guided      yes                  yes                                   (x > 0) (R > 0) R
 
-A rule is those two booleans. A rule of your own is a function of `(signal, gate)`:
+A rule is those two booleans. A rule of your own is a function of `(signal, gate)`, and a rule may differ from part to
+part of a network:
 
     attribkit.rewrite(model, lambda signal, gate: signal.abs() * gate)
+    attribkit.rewrite(model, {"features.[0-4].*": "backprop", "*": "guided"})
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 from torch import Tensor
 
@@ -41,6 +44,10 @@ class Rule:
     @property
     def current(self) -> Rule:
         """The rule in force while a signal goes down: this one."""
+        return self
+
+    def at(self, site: str) -> Rule:
+        """The rule at a site: this one."""
         return self
 
     @property
@@ -72,17 +79,83 @@ OPEN = Rule("open", gate=False, rectify=False)  # for probing: stops nothing
 RULES = {rule.name: rule for rule in (BACKPROP, DECONVNET, GUIDED)}
 
 
+@dataclass(frozen=True)
+class RuleByPart:
+    """A rule for each part of a network: a site gets that of the first pattern that its name fits, else backprop."""
+
+    parts: tuple[tuple[str, Rule], ...]
+
+    @property
+    def name(self) -> str:
+        return ", ".join(f"{pattern}: {rule.name}" for pattern, rule in self.parts)
+
+    @property
+    def gate(self) -> bool:
+        return any(rule.gate for _, rule in self.parts)
+
+    @property
+    def is_gradient(self) -> bool:
+        return all(rule.is_gradient for _, rule in self.parts)
+
+    @property
+    def current(self) -> RuleByPart:
+        return self
+
+    def at(self, site: str) -> Rule:
+        """The rule of the first pattern that the site's name fits."""
+        return next((rule for pattern, rule in self.parts if fnmatchcase(site, pattern)), BACKPROP)
+
+    def unused(self, sites: Sequence[str]) -> list[str]:
+        """The patterns that none of these names fits."""
+        return [pattern for pattern, _ in self.parts if not any(fnmatchcase(site, pattern) for site in sites)]
+
+
 class Relay:
     """Several rules over one forward pass: `current` says which of them the next backward pass follows."""
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule | RuleByPart]) -> None:
+        self.rules = tuple(rules)
         self.name = "+".join(rule.name for rule in rules)
         self.gate = any(rule.gate for rule in rules)
         self.is_gradient = all(rule.is_gradient for rule in rules)
         self.current = rules[0]
 
+    def at(self, site: str) -> RelayAt:
+        """The relay as it is seen from one site."""
+        return RelayAt(self, site)
 
-def resolve(rule: str | Rule | RuleFunction) -> Rule:
+
+class RelayAt:
+    """A relay at one site, where each of its rules by part is a plain rule."""
+
+    def __init__(self, relay: Relay, site: str) -> None:
+        self.relay = relay
+        self.site = site
+        self.gate = any(rule.at(site).gate for rule in relay.rules)
+        self.is_gradient = all(rule.at(site).is_gradient for rule in relay.rules)
+
+    @property
+    def current(self) -> Rule:
+        """The rule that the next backward pass follows here."""
+        return self.relay.current.at(self.site)
+
+
+AnyRule = Rule | RuleByPart | Relay
+RuleLike = str | Rule | RuleFunction | Mapping[str, "str | Rule | RuleFunction"]
+
+
+def resolve(rule: RuleLike | RuleByPart) -> Rule | RuleByPart:
+    """The rule that a name, a `Rule`, a function of `(signal, gate)` or a mapping from patterns to these means."""
+    if isinstance(rule, RuleByPart):
+        return rule
+    if not isinstance(rule, Mapping):
+        return resolve_one(rule)
+    if not rule:
+        raise BadValue("a rule by part is a mapping of at least one pattern, such as {'features.*': 'guided'}")
+    return RuleByPart(tuple((pattern, resolve_one(part)) for pattern, part in rule.items()))
+
+
+def resolve_one(rule: str | Rule | RuleFunction) -> Rule:
     """The rule that a name, a `Rule` or a function of `(signal, gate)` stands for."""
     if isinstance(rule, Rule):
         return rule
@@ -92,4 +165,4 @@ def resolve(rule: str | Rule | RuleFunction) -> Rule:
         return RULES[rule]
     if callable(rule):
         return Rule(getattr(rule, "__name__", type(rule).__name__), function=rule)
-    raise BadType(f"a rule is a name, a Rule or a function of (signal, gate), not {type(rule).__name__}")
+    raise BadType(f"a rule is a name, a Rule, a function of (signal, gate) or a mapping, not {type(rule).__name__}")

@@ -13,12 +13,16 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from attribkit.errors import BadValue
 from attribkit.files import write_whole
+
+if TYPE_CHECKING:
+    from attribkit.engine.pooling import Pool
 
 FORMAT = "attribkit.switches/1"
 
@@ -33,31 +37,61 @@ class Switches:
 
     indices: Mapping[str, Tensor]
     planes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    _checked: set[tuple[str, str]] = field(default_factory=set, repr=False)  # the pools that they were seen to fit
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{name}: {tuple(index.shape)}" for name, index in self.indices.items())
         return f"Switches({sites})"
 
-    def at(self, site: str, plane: tuple[int, ...], like: Tensor) -> Tensor:
-        """The indices for a site whose pool reduces `plane` to the shape of `like`."""
+    def __post_init__(self) -> None:
+        for site, indices in self.indices.items():
+            if indices.dtype not in (torch.int64, torch.int32):
+                kind = str(indices.dtype).removeprefix("torch.")
+                raise SwitchMismatch(
+                    f"the switches of {site!r} are {kind}: indices are int64, as torch's pools give them"
+                )
+            if site in self.planes and not all(size > 0 for size in self.planes[site]):
+                raise SwitchMismatch(f"the switches of {site!r} point into a plane of {_by(self.planes[site])}")
+
+    def at(self, site: str, pool: Pool, x: Tensor, like: Tensor) -> Tensor:
+        """The indices for a site whose pool makes something of the shape of `like` of x."""
         if site not in self.indices:
             near = difflib.get_close_matches(site, self.indices, n=3) or list(self.indices)[:3]
             raise SwitchMismatch(f"no switches for the pool {site!r}; they were recorded for {', '.join(near)}")
-        indices = self.indices[site]
+        indices, plane = self.indices[site], pool.plane(x)
         if self.planes.get(site, plane) != plane:
             raise SwitchMismatch(
                 f"the switches of {site!r} point into a plane of {_by(self.planes[site])}, "
                 f"but its input is {_by(plane)}: record them on images of the same size"
             )
-        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < math.prod(plane):
-            raise SwitchMismatch(f"the switches of {site!r} point outside of its plane of {_by(plane)}")
         recorded, wanted = tuple(indices.shape), tuple(like.shape)
         if recorded[1:] != wanted[1:] or recorded[0] not in (1, wanted[0]):
             raise SwitchMismatch(
                 f"the switches of {site!r} are {_by(recorded)}, but the pool gives {_by(wanted)}; "
                 "a batch of one fits any batch, otherwise the sizes must be equal"
             )
-        return indices.to(like.device).expand(wanted)
+        if (site, pool.op) not in self._checked:
+            self._check_windows(site, pool, plane)
+            self._checked.add((site, pool.op))
+        return indices.to(like.device, torch.int64).expand(wanted)
+
+    def _check_windows(self, site: str, pool: Pool, plane: tuple[int, ...]) -> None:
+        """Raise unless every index lies in the window that it was chosen from."""
+        indices = self.indices[site]
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < math.prod(plane):
+            raise SwitchMismatch(f"the switches of {site!r} point outside of its plane of {_by(plane)}")
+        for d, size in enumerate(plane):
+            outputs = indices.shape[d - pool.rank]
+            cells = pool.cells(d, size, outputs, indices.device)
+            # Fractional windows differ from image to image, which a recording of one does not have to know.
+            if cells.dim() > 2 and cells.shape[0] != indices.shape[0]:
+                continue
+            cells = cells.reshape(*cells.shape[:-2], *[1] * (pool.rank - 1), *cells.shape[-2:])
+            place = (indices // math.prod(plane[d + 1 :])) % size
+            if not (place.movedim(d - pool.rank, -1)[..., None] == cells).any(-1).all():
+                raise SwitchMismatch(
+                    f"the switches of {site!r} point outside of their own windows: they are of another pool, or damaged"
+                )
 
     def check_all_used(self, used: set[str]) -> None:
         """Raise unless every site was met in a whole forward pass."""
@@ -82,6 +116,8 @@ class Switches:
         """Read what `save` wrote."""
         from safetensors import SafetensorError, safe_open
 
+        if not Path(path).is_file():
+            raise SwitchMismatch(f"there is no file {path}; make one with attribkit.record_switches(...).save(...)")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}
@@ -93,7 +129,9 @@ class Switches:
         try:
             planes = {name: tuple(map(int, plane)) for name, plane in json.loads(metadata[FORMAT]).items()}
             return cls({name: indices[name] for name in planes}, planes)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except SwitchMismatch as error:
+            raise SwitchMismatch(f"{path}: {error}") from error
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise SwitchMismatch(f"{path} holds switches that contradict themselves: {error!r}") from error
 
 

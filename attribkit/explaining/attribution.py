@@ -23,7 +23,7 @@ from attribkit.errors import BadType, BadValue
 from attribkit.files import write_whole
 
 if TYPE_CHECKING:
-    from attribkit.engine.rewriting import Site
+    from attribkit.engine.plan import Site
     from attribkit.explaining.targets import Unit
 
 _FORMAT = "attribkit.attribution/1"
@@ -166,7 +166,7 @@ class Attribution:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Attribution:
         """Read what `save` wrote as `.npz` or `.safetensors`; the values come to the CPU."""
-        from attribkit.engine.rewriting import Site
+        from attribkit.engine.plan import Site
         from attribkit.explaining.targets import Unit
 
         values, manifest = _read(Path(path))

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from attribkit.engine import rules
-from attribkit.engine.rewriting import Rewritten, plan_of, rewrite_by, unwrapped
+from attribkit.engine.plan import plan_of
+from attribkit.engine.rewriting import Rewritten, rewrite_by
 from attribkit.engine.rules import Relay, Rule, RuleFunction
+from attribkit.engine.shadow import unwrapped
 from attribkit.engine.switches import Switches
 from attribkit.errors import BadType, BadValue
 from attribkit.explaining import targets

@@ -16,7 +16,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from attribkit.engine.rewriting import Rewritten, probing_plan, rewrite_by, shadow
+from attribkit.engine.plan import probing_plan
+from attribkit.engine.rewriting import Rewritten, rewrite_by
+from attribkit.engine.shadow import shadow
 from attribkit.explaining.targets import check_layer
 
 Result = TypeVar("Result")

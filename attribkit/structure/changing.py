@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from attribkit.engine.rewriting import Rewritten, unwrapped
+from attribkit.engine.rewriting import Rewritten
+from attribkit.engine.shadow import unwrapped
 from attribkit.errors import BadType
 
 

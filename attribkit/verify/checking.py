@@ -10,8 +10,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from attribkit.engine.rewriting import Site, record_switches, rewrite, unwrapped
+from attribkit.engine.plan import Site
+from attribkit.engine.rewriting import record_switches, rewrite
 from attribkit.engine.rules import RULES
+from attribkit.engine.shadow import unwrapped
 from attribkit.engine.switches import Switches
 from attribkit.errors import BadType
 from attribkit.verify.referee import RECTIFIERS, NoVerdict, plain_copy, refereed

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from attribkit import files
-from attribkit.engine.rewriting import Site
+from attribkit.engine.plan import Site
 from attribkit.explaining.attribution import Attribution
 from attribkit.explaining.targets import Unit
 

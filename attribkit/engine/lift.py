@@ -1,0 +1,249 @@
+"""Every activation, pool and norm of a shadow under the plan: modules by their `forward`, functions by a torch mode.
+
+*Swap*: a module keeps its object and its class; its `forward` becomes an attribute of the instance, which wins over
+the method of the class wherever it is looked up. *Lift*: activations and pools that are called as functions are
+caught while the shadow runs, and named after the module that called them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from types import FrameType, ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode, handle_torch_function
+
+from attribkit.engine import activations, linear, masks, norms, pooling
+from attribkit.engine.plan import Call, CannotRewrite, Passage, Plan, Run, Site
+from attribkit.engine.pooling import Pool
+from attribkit.engine.shadow import NAME
+from attribkit.engine.torch_private import disable_torch_function, function_mode_stack
+
+PLAN = "_attribkit_plan"
+FAMILIES: tuple[ModuleType, ...] = (activations, pooling, norms)
+Original = Callable[[], Any]
+Recorder = Callable[[str, Pool, Tensor], None]
+
+
+def recognised_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call] | None:
+    """The tensor and the activation, pool or norm of a function call; None where it is something else."""
+    for family in (*FAMILIES, masks):
+        if (recognised := family.from_function(function, args, kwargs)) is not None:
+            return recognised
+    return None
+
+
+def recognised_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
+    """The tensor and the activation, pool or norm of a call of a swapped module."""
+    return next(filter(None, (family.from_module(module, args, kwargs) for family in FAMILIES)))
+
+
+def described(module: nn.Module) -> tuple[str, str] | None:
+    """Op and kind of a module that is an activation, a pool or a norm; None for others."""
+    if "forward" in vars(module) and not is_swapped(module):
+        return None  # somebody has given it another forward, whose functions the lift will see
+    return next(filter(None, (family.describe(module) for family in FAMILIES)), None)
+
+
+# ------------------------------------------------------------------------------------------------------------ swap
+
+
+def swap(modules: Iterable[nn.Module], plan: Plan) -> None:
+    """Give the activations, pools and norms of a shadow a `forward` by the plan, and linear modules a lean one."""
+    for module in modules:
+        linear.make_lean(module)
+        if described(module) is not None:
+            module.__dict__["forward"] = partial(_forward, module)
+            module.__dict__[PLAN] = plan
+
+
+def is_swapped(module: nn.Module) -> bool:
+    """Whether a module's `forward` is ours."""
+    forward = vars(module).get("forward")
+    return isinstance(forward, partial) and forward.func is _forward
+
+
+def _forward(module: Any, *args: Any, **kwargs: Any) -> Any:
+    """The `forward` of a swapped module."""
+    lift = None if torch.compiler.is_compiling() else Lift.watching()
+    plan, name = module.__dict__[PLAN], module.__dict__[NAME]
+
+    def original() -> Any:
+        return type(module).forward(module, *args, **kwargs)
+
+    x, call = recognised_module(module, args, kwargs)
+    if lift is None:
+        return call.apply(x, original, Passage(plan, name)) if plan.swaps(call.kind) else original()
+    with lift.paused():  # what the module does within is no site of its own
+        return lift.at(name, "module", call, x, original, module)
+
+
+# ------------------------------------------------------------------------------------------------------------ lift
+
+
+class Lift(TorchFunctionMode):
+    """Catches activations and pools while a shadow runs, and writes down the sites that it meets.
+
+    `follow` says that autograd follows the image, so that what needs no gradient is not on its way; `look` that the
+    finished graph will be looked at, for which comparisons are remembered; `record` is called at each pool.
+    """
+
+    def __init__(self, plan: Plan, record: Recorder | None = None, *, follow: bool = False, look: bool = False) -> None:
+        super().__init__()
+        self.plan = plan
+        self.record = record
+        self.follow = follow
+        self.look = look
+        self.begin()
+
+    def begin(self, keeps_gates: bool = False) -> None:
+        """Make ready for a forward pass: nothing is met yet."""
+        self.run = Run(keeps_gates)
+        self.sites: dict[str, Site] = {}
+        self.pools: set[str] = set()
+        self.comparisons: list[Tensor] = []
+        self.changed = False  # whether a function follows the rule, as far as torch.compile wants to know
+        self._counts: dict[str, int] = {}
+        self._owners: dict[str, nn.Module | None] = {}
+        self._paused = False
+
+    @staticmethod
+    def watching() -> Lift | None:
+        """The lift under which this thread runs a net; the innermost one of several."""
+        return next((mode for mode in reversed(function_mode_stack()) if isinstance(mode, Lift)), None)
+
+    def __exit__(self, *error: Any) -> None:
+        self.run.under_way = False
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+
+    def paused(self) -> AbstractContextManager[None]:
+        """While a swapped module is at work, the functions that it calls are no sites."""
+        return nullcontext() if self._paused else _Pause(self)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if self._paused or func not in WATCHED:
+            return func(*args, **kwargs)
+        if func in linear.FUNCTIONS:
+            lean = None if torch.compiler.is_compiling() else linear.without_input(func, args, kwargs)
+            return func(*args, **kwargs) if lean is None else lean
+        if func in COMPARISONS:
+            return self._compared(func(*args, **kwargs), args)
+        recognised = recognised_function(func, args, kwargs)
+        if recognised is None:
+            # While probing, what wins must not hide what loses.
+            added = self.plan.probes and func in activations.EXTREMES and _are_tensors(args)
+            return args[0] + args[1] if added else func(*args, **kwargs)
+        x, call = recognised
+
+        def original() -> Any:
+            return func(*args, **kwargs)
+
+        if torch.compiler.is_compiling():
+            if not self.plan.swaps(call.kind):
+                return original()
+            self.changed = self.changed or call.kind in self.plan.kinds
+            return call.apply(x, original, Passage(self.plan, None))
+        return self.at(f"{_caller()}#{call.op}", "function", call, x, original)
+
+    def at(
+        self,
+        name: str,
+        how: Literal["module", "function"],
+        call: Call,
+        x: Tensor,
+        original: Original,
+        owner: nn.Module | None = None,
+    ) -> Any:
+        """Run one site under the plan, and write it down."""
+        while self._owners.setdefault(name, owner) is not owner:
+            name += "'"  # another module's, or a function's, that is called the same
+        count = self._counts[name] = self._counts.get(name, 0) + 1
+        indexed = name if count == 1 else f"{name}:{count - 1}"
+        site, calls = (name, count) if how == "module" else (indexed, 1)
+        aside = self.follow and not (torch.is_grad_enabled() and x.requires_grad)
+        before = calls > 1 and self.sites[site].swapped
+        swaps = self.plan.swaps(call.kind)
+        self.sites[site] = Site(site, call.op, call.kind, how, calls, before or (swaps and not aside))
+        if isinstance(call, Pool):
+            self.pools.add(indexed)
+            if self.record is not None:
+                self.record(indexed, call, x)
+        if not swaps:
+            return original()
+        return _applied(call, x, original, Passage(self.plan, site, indexed, self.run))
+
+    def _compared(self, mask: Any, args: Any) -> Any:
+        """A comparison of something on the image's way: its mask may be a rectifier's."""
+        if self.look and isinstance(mask, Tensor) and any(isinstance(a, Tensor) and a.requires_grad for a in args):
+            self.comparisons.append(mask)
+        return mask
+
+
+class _Pause:
+    def __init__(self, lift: Lift) -> None:
+        self.lift = lift
+
+    def __enter__(self) -> None:
+        self.lift._paused = True
+
+    def __exit__(self, *error: object) -> None:
+        self.lift._paused = False
+
+
+def _applied(call: Call, x: Tensor, original: Original, here: Passage) -> Any:
+    """The call under the plan; a tensor of a class of somebody's comes out as that class wants it."""
+    if type(x) in (Tensor, nn.Parameter) or type(x).__torch_function__ is Tensor.__torch_function__:
+        with disable_torch_function():
+            return call.apply(x, original, here)
+
+    def apply(x: Tensor) -> Any:
+        return call.apply(x, original, here)
+
+    return handle_torch_function(apply, (x,), x)
+
+
+def _are_tensors(args: tuple[Any, ...]) -> bool:
+    return len(args) == 2 and all(isinstance(a, Tensor) and a.is_floating_point() for a in args)
+
+
+COMPARISONS: Collection[Any] = {
+    *(torch.gt, torch.ge, torch.lt, torch.le, Tensor.gt, Tensor.ge, Tensor.lt, Tensor.le),
+    *(Tensor.__gt__, Tensor.__ge__, Tensor.__lt__, Tensor.__le__, torch.sign, Tensor.sign),
+}
+WATCHED = {
+    *(*activations.EXTREMES, *COMPARISONS, *norms.FUNCTIONS, *masks.FUNCTIONS),
+    *(*activations.FUNCTIONS, *pooling.FUNCTIONS, *linear.FUNCTIONS),
+}
+
+CHECKPOINT = "torch/utils/checkpoint.py"
+
+
+def _caller() -> str:
+    """The name of the innermost module of the shadow whose `forward` is running."""
+    frame: FrameType | None = sys._getframe(2)
+    name: str | None = None
+    while frame is not None and frame.f_code is not _top.__code__:
+        if frame.f_code.co_filename.endswith(CHECKPOINT):
+            raise CannotRewrite(
+                "gradient checkpointing computes activations again where the rule cannot follow: "
+                "turn it off, for timm by model.set_grad_checkpointing(False)"
+            )
+        if name is None and frame.f_code.co_varnames:
+            owner = frame.f_locals.get(frame.f_code.co_varnames[0])
+            name = owner.__dict__.get(NAME) if isinstance(owner, nn.Module) else None
+        frame = frame.f_back
+    return name or ""
+
+
+def _top(lift: Lift, model: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    with lift:
+        return model(*args, **kwargs)
+
+
+run_under = _top

@@ -1,0 +1,134 @@
+"""A second pair of eyes: what the swap and the lift did not see shows in the graph of a finished forward pass.
+
+Operators below torch's functions, other threads, compiled and exported parts, somebody's own `autograd.Function`, a
+ReLU by arithmetic: each is a node of autograd's graph. The graph is walked once, from the output to the image; what
+would rectify or bend a signal and is not ours, and what hides what it does, becomes a site that was left alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import FunctionCtx
+
+from attribkit.engine.autograd import Quick
+from attribkit.engine.plan import Site
+
+HIDDEN = "hidden"
+
+
+def left_alone(output: Any, met: Iterable[Site], comparisons: Collection[Tensor]) -> list[Site]:
+    """The sites that only the graph of `output` shows, beside those that were `met`."""
+    masks = {mask.untyped_storage().data_ptr() for mask in comparisons}
+    shown = Counter(filter(None, (_description(node, masks) for node in _nodes(output))))
+    for site in met:
+        if not site.swapped and (site.op, site.kind) in shown:  # known already; a GELU under "rectifiers" is one
+            shown[site.op, site.kind] -= site.calls
+    return [Site(f"graph#{op}", op, kind, "graph", count, False) for (op, kind), count in shown.items() if count > 0]
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors of a model's output, whatever holds them."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from tensors_in(inner)
+    elif isinstance(value, (list, tuple, set)):
+        for inner in value:
+            yield from tensors_in(inner)
+    elif hasattr(value, "__dict__") and not isinstance(value, (type, torch.nn.Module)):
+        yield from tensors_in(vars(value))
+
+
+def _nodes(output: Any) -> Iterator[Any]:
+    seen: set[Any] = set()
+    waiting = [tensor.grad_fn for tensor in tensors_in(output)]
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            yield node
+            waiting += [above for above, _ in node.next_functions]
+
+
+def _name(node: Any) -> str:
+    """What a node is called; that of somebody's Function may have any attribute, also one that is called `name`."""
+    if isinstance(node, FunctionCtx):
+        return type(node).__name__.removesuffix("Backward")
+    return str(node.name())
+
+
+def _description(node: Any, masks: Collection[int]) -> tuple[str, str] | None:
+    """Op and kind of a node that a rule would change, or that hides what it does; None for others."""
+    name = _name(node)
+    if isinstance(node, FunctionCtx):
+        return None if name in Quick.names else (name, HIDDEN)
+    if "jit::" in name or "Graph" in name:
+        return "torch.jit", HIDDEN
+    kind = name.partition("Backward")[0]
+    if kind in SMOOTH:
+        return SMOOTH[kind], "smooth"
+    if kind in RECTIFIERS and RECTIFIERS[kind](node):
+        return _OPS.get(kind, kind.lower()), "rectifier"
+    if kind in MASKING and any(mask in masks for mask in _masks_of(node)):
+        return f"{MASKING[kind]} by a comparison", "rectifier"
+    if kind in ("Add", "Sub") and _adds_its_magnitude(node):
+        return "x + |x|", "rectifier"
+    return None
+
+
+SMOOTH = {
+    "Gelu": "gelu",
+    "Silu": "silu",
+    "Mish": "mish",
+    "Hardswish": "hardswish",
+    "Elu": "elu",
+    "Softplus": "softplus",
+}
+
+
+def _always(node: Any) -> bool:
+    return True
+
+
+def _is_zero(value: Any) -> bool:
+    return value is not None and not bool(torch.as_tensor(value).any())
+
+
+def _has_constant_zero(node: Any) -> bool:
+    """A maximum of the image's signal and a constant zero."""
+    sides = [side for side, (above, _) in enumerate(node.next_functions) if above is not None]
+    return len(sides) == 1 and _is_zero(node._saved_other if sides == [0] else node._saved_self)
+
+
+RECTIFIERS: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("Relu", "LeakyRelu", "PreluKernel", "RreluWithNoise"), _always),
+    "Threshold": _always,
+    "Hardtanh": lambda node: _is_zero(node._saved_min_val),
+    **dict.fromkeys(("Clamp", "ClampMin"), lambda node: _is_zero(node._saved_min)),
+    **dict.fromkeys(("Maximum", "Fmax"), _has_constant_zero),
+}
+_OPS = {"LeakyRelu": "leaky_relu", "PreluKernel": "prelu", "RreluWithNoise": "rrelu", "ClampMin": "clamp"}
+
+MASKING = {"Mul": "product", "Where": "where", "MaskedFill": "masked_fill", "IndexPut": "index_put"}
+
+
+def _masks_of(node: Any) -> Iterator[int]:
+    """Where the tensors lie that a node of `MASKING` keeps beside the signal."""
+    for name in ("_saved_other", "_saved_self", "_saved_condition", "_saved_mask", "_saved_indices"):
+        saved = getattr(node, name, None)
+        for tensor in saved if isinstance(saved, (tuple, list)) else (saved,):
+            if isinstance(tensor, Tensor):
+                yield tensor.untyped_storage().data_ptr()
+
+
+def _adds_its_magnitude(node: Any) -> bool:
+    """Whether a sum is that of something and of its own magnitude, which is twice a ReLU."""
+    above = [step for step, _ in node.next_functions]
+    sources = [step.next_functions[0][0] for step in above if step is not None and _name(step).startswith("Abs")]
+    return any(source is not None and source in above for source in sources)

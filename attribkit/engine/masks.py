@@ -1,0 +1,174 @@
+"""Rectifiers that are written as arithmetic: `x * (x > 0)`, `where(x > 0, x, 0)`, `x[x < 0] = 0`, bounds in tensors.
+
+Whether such a call is a ReLU hangs on its values, so they are compared: the mask with `x > 0` or `x >= 0`, which also
+says where the gate is open at zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from attribkit.engine.autograd import Quick, eager
+from attribkit.engine.gates import through_mask
+from attribkit.errors import NotSupported
+
+if TYPE_CHECKING:
+    from attribkit.engine.plan import Passage
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True, eq=False)
+class Masked:
+    """A ReLU whose gate is a mask that the model has made, or might have made."""
+
+    mask: Tensor
+    inplace: bool = False
+
+    op = "relu"
+    kind = "rectifier"
+
+    def apply(self, x: Tensor, original: Callable[[], Any], here: Passage) -> Any:
+        """What the call gives, by the model's own arithmetic; a signal passes by the rule."""
+        result = _Masked.run(x, self.mask, original, here, self.inplace)
+        return result if not self.inplace else x
+
+
+class _Masked(Quick):
+    @staticmethod
+    def forward(x: Tensor, mask: Tensor, original: Callable[[], Any], here: Passage, inplace: bool) -> Tensor:
+        y = original()
+        return x if inplace else y
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, mask, _, ctx.here, inplace = inputs
+        if inplace:
+            ctx.mark_dirty(x)
+        ctx.save_for_backward(mask)
+
+    @staticmethod
+    def backward(ctx: Any, signal: Tensor) -> tuple[Tensor | None, ...]:
+        (mask,) = ctx.saved_tensors
+        return through_mask(signal, mask, ctx.here.rule_now), None, None, None, None
+
+
+Recognised = tuple[Tensor, Masked] | None
+
+
+def _is_zero(value: Any) -> bool:
+    """Whether a number, or a tensor that carries no signal, is zero everywhere."""
+    if isinstance(value, Tensor):
+        return not value.requires_grad and not value.is_complex() and not (eager() and bool(value.any()))
+    return isinstance(value, (int, float)) and value == 0
+
+
+def _opening(x: Any, mask: Any) -> bool:
+    """Whether a mask is open where x is above zero and nowhere below."""
+    if not (isinstance(x, Tensor) and isinstance(mask, Tensor)) or x.shape != mask.shape:
+        return False
+    if not x.is_floating_point() or mask.is_complex() or mask.requires_grad:
+        return False
+    if not eager():  # no values: what may be a rectifier is taken for one, and refused
+        return mask.dtype == torch.bool
+    return any(torch.equal(mask, above.to(mask.dtype)) for above in (aten.gt.Scalar(x, 0), aten.ge.Scalar(x, 0)))
+
+
+def _product(input: Any, other: Any, *, out: Any = None) -> Recognised:
+    for x, mask in ((input, other), (other, input)):
+        if out is None and _opening(x, mask):
+            return x, Masked(mask.bool())
+    return None
+
+
+def _product_in_place(input: Any, other: Any) -> Recognised:
+    return (input, Masked(other.bool(), inplace=True)) if _opening(input, other) else None
+
+
+def _where(condition: Any, input: Any = None, other: Any = None, *, out: Any = None) -> Recognised:
+    if out is not None or not isinstance(condition, Tensor) or condition.dtype != torch.bool:
+        return None
+    if _is_zero(other) and _opening(input, condition):
+        return input, Masked(condition)
+    if _is_zero(input) and _opening(other, ~condition):
+        return other, Masked(~condition)
+    return None
+
+
+def _where_of_tensor(input: Any, condition: Any = None, other: Any = None) -> Recognised:
+    return _where(condition, input, other)
+
+
+def _masked_fill(input: Any, mask: Any, value: Any) -> Recognised:
+    return (input, Masked(~mask)) if _is_zero(value) and _opening(input, ~mask) else None
+
+
+def _masked_fill_in_place(input: Any, mask: Any, value: Any) -> Recognised:
+    return (input, Masked(~mask, inplace=True)) if _is_zero(value) and _opening(input, ~mask) else None
+
+
+def _set_item(input: Any, index: Any, value: Any) -> Recognised:
+    if not (isinstance(index, Tensor) and index.dtype == torch.bool):
+        return None
+    return _masked_fill_in_place(input, index, value)
+
+
+def _bounded(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -> Recognised:
+    """A clamp whose lower bound is a tensor of zeros."""
+    if not isinstance(min, Tensor) or out is not None or not input.is_floating_point() or not _is_zero(min):
+        return None
+    inside = aten.ge.Scalar(input, 0) if max is None else aten.ge.Scalar(input, 0) & (input <= max)
+    return input, Masked(inside)
+
+
+def _bounded_below(input: Tensor, min: Any, *, out: Any = None) -> Recognised:
+    return _bounded(input, min, out=out)
+
+
+def _fmax(input: Tensor, other: Tensor, *, out: Any = None) -> Recognised:
+    for x, zero in ((input, other), (other, input)):
+        if out is None and x.is_floating_point() and zero.dim() <= x.dim() and _is_zero(zero):
+            return x, Masked(aten.ge.Scalar(x, 0))
+    return None
+
+
+def _in_place(recognise: Callable[..., Recognised]) -> Callable[..., Recognised]:
+    def recognise_in_place(*args: Any, **kwargs: Any) -> Recognised:
+        recognised = recognise(*args, **kwargs)
+        return recognised and (recognised[0], Masked(recognised[1].mask, inplace=True))
+
+    return recognise_in_place
+
+
+FUNCTIONS: dict[Any, Callable[..., Recognised]] = {
+    **dict.fromkeys((torch.mul, torch.multiply, Tensor.mul, Tensor.multiply, aten.mul, aten.mul.Tensor), _product),
+    **dict.fromkeys((Tensor.__mul__, Tensor.__rmul__), _product),
+    **dict.fromkeys((Tensor.mul_, Tensor.multiply_, Tensor.__imul__), _product_in_place),
+    torch.where: _where,
+    Tensor.where: _where_of_tensor,
+    **dict.fromkeys((torch.masked_fill, Tensor.masked_fill), _masked_fill),
+    Tensor.masked_fill_: _masked_fill_in_place,
+    Tensor.__setitem__: _set_item,
+    **dict.fromkeys((torch.clamp, torch.clip, Tensor.clamp, Tensor.clip), _bounded),
+    **dict.fromkeys((torch.clamp_, torch.clip_, Tensor.clamp_, Tensor.clip_), _in_place(_bounded)),
+    **dict.fromkeys((torch.clamp_min, Tensor.clamp_min), _bounded_below),
+    **dict.fromkeys((torch.clamp_min_, Tensor.clamp_min_), _in_place(_bounded_below)),
+    **dict.fromkeys((torch.fmax, Tensor.fmax), _fmax),
+}
+
+
+def from_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recognised:
+    """The tensor and the rectifier of a function call; None where the call is something else."""
+    recognise = FUNCTIONS.get(function)
+    recognised = recognise(*args, **kwargs) if recognise is not None else None
+    if recognised is not None and not eager():
+        raise NotSupported(
+            f"whether {function.__name__} is a ReLU hangs on its values, which torch.compile and vmap do not show: "
+            "call the net plainly, image by image"
+        )
+    return recognised
