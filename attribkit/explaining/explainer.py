@@ -70,7 +70,6 @@ def explain(  # type: ignore[misc]  # the options, which both forms share, are w
     with torch.inference_mode(False):
         images = images.clone() if images.is_inference() else images
         net = rewrite_by(model, plan_of(Relay(chosen), activations, switches, overlap, replay, norms))
-        net.check_early()
         task = _Task(net, images, layer, chosen, output or _the_tensor)
         # What `output` computes may look elsewhere than the layer's own units.
         field = receptive_field(model, layer if output is None else None, images)
