@@ -96,8 +96,7 @@ def _named(name: str) -> tuple[Any, ...]:
     return packet, packet.default, *below
 
 
-FUNCTIONS: dict[Any, Callable[..., Recognised]] = {
-    # Operators first: where a function of torch is the very same object, the line for that one, further below, holds.
+OPERATORS: dict[Any, Callable[..., Recognised]] = {
     **dict.fromkeys(_named("relu"), _plain("relu")),
     **dict.fromkeys(_named("relu_"), _plain("relu", inplace=True)),
     NN.relu6: _plain("relu6", 0.0, 6.0),
@@ -124,6 +123,10 @@ FUNCTIONS: dict[Any, Callable[..., Recognised]] = {
     **dict.fromkeys(
         _named("softplus"), lambda input, beta=1, threshold=20: (input, Activation("softplus", (beta, threshold)))
     ),
+}
+
+FUNCTIONS: dict[Any, Callable[..., Recognised]] = {
+    **OPERATORS,  # first: some are the very same objects as functions of torch, which say more exactly what they take
     **dict.fromkeys((F.relu, torch.relu, Tensor.relu), _plain("relu")),
     **dict.fromkeys((torch.relu_, Tensor.relu_), _plain("relu", inplace=True)),
     F.relu6: _plain("relu6", 0.0, 6.0),

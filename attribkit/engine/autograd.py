@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 
+from attribkit.engine.torch_private import disable_torch_function
+
 
 class Quick(torch.autograd.Function):
     """A Function of the new kind (`setup_context`), called in the old way wherever that is enough.
@@ -27,8 +29,12 @@ class Quick(torch.autograd.Function):
             cls.setup_context(ctx, args, output)
             return output
 
+        def backward(ctx: Any, *signals: Any) -> Any:
+            with disable_torch_function():  # a lift may be at work, where a model takes a gradient of its own
+                return cls.backward(ctx, *signals)
+
         Quick.names |= {cls.__name__, f"{cls.__name__}Old"}
-        parts = {"forward": staticmethod(forward), "backward": staticmethod(cls.backward)}
+        parts = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
         cls._old = types.new_class(
             f"{cls.__name__}Old", (torch.autograd.Function,), exec_body=lambda body: body.update(parts)
         )

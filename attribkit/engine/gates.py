@@ -16,7 +16,6 @@ from torch import Tensor
 from attribkit.engine.autograd import Quick, eager
 from attribkit.engine.norms import pass_by
 from attribkit.engine.rules import Rule
-from attribkit.engine.torch_private import disable_torch_function
 
 if TYPE_CHECKING:
     from attribkit.engine.plan import Passage
@@ -249,7 +248,7 @@ class _Activate(Quick):
         if rule.gate:
             gate = op.derivative(kept, signal, *constants)
             if op.falls_first and not rule.is_gradient:
-                gate = gate * (kept > 0)
+                gate = gate * (kept > 0).to(gate.dtype)
         return rule.down(signal, gate, lambda s: op.rectifier(s, *constants)), *nothing
 
 
@@ -262,7 +261,6 @@ def through_mask(signal: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
     if torch.is_grad_enabled() or not eager():
         below = signal * mask
         return rectified(below) if rule.rectify else below
-    with disable_torch_function():  # or a lift that is at work takes these for sites
-        # One new tensor and not two: large ones are what a backward pass spends its time on beside convolutions.
-        below = torch.empty_like(signal).copy_(mask).mul_(signal)
-        return below.relu_() if rule.rectify else below
+    # One new tensor and not two: large ones are what a backward pass spends its time on beside convolutions.
+    below = torch.empty_like(signal).copy_(mask).mul_(signal)
+    return below.relu_() if rule.rectify else below

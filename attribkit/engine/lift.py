@@ -111,6 +111,8 @@ class Lift(TorchFunctionMode):
         self._counts: dict[str, int] = {}
         self._owners: dict[str, nn.Module | None] = {}
         self._paused = False
+        # What torch.compile traces has our own operators in it, and their backward passes.
+        self._watched = WATCHED - OPERATORS if torch.compiler.is_compiling() else WATCHED
 
     @staticmethod
     def watching() -> Lift | None:
@@ -127,7 +129,7 @@ class Lift(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._paused or func not in WATCHED:
+        if self._paused or func not in self._watched:
             return func(*args, **kwargs)
         if func in linear.FUNCTIONS:
             lean = None if torch.compiler.is_compiling() else linear.without_input(func, args, kwargs)
@@ -219,6 +221,12 @@ COMPARISONS: Collection[Any] = {
 WATCHED = {
     *(*activations.EXTREMES, *COMPARISONS, *norms.FUNCTIONS, *masks.FUNCTIONS),
     *(*activations.FUNCTIONS, *pooling.FUNCTIONS, *linear.FUNCTIONS),
+}
+
+OPERATORS = {
+    operator
+    for operator in WATCHED
+    if isinstance(operator, (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default)))
 }
 
 CHECKPOINT = "torch/utils/checkpoint.py"

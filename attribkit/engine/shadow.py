@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from attribkit.engine.plan import CannotRewrite
+from attribkit.engine.torch_private import outside_transforms
 
 NAME = "_attribkit_name"
 TAKEN = "_attribkit_taken"
@@ -56,8 +57,9 @@ class Taken:
 
     def again(self) -> None:
         """Take what the model has now; `data`, so that graphs of earlier passes stay usable."""
-        for own, source in self.pairs:
-            own.data.copy_(source.data)
+        with outside_transforms():
+            for own, source in self.pairs:
+                own.data.copy_(source.data)
 
     def source(self, tensor: Tensor) -> Tensor:
         """Where a tensor of the shadow comes from in the end: itself, if from nowhere."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attribkit.errors import BadValue
+from attribkit.errors import BadValue, FileError
 from attribkit.files import write_whole
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Switches:
         from safetensors import SafetensorError, safe_open
 
         if not Path(path).is_file():
-            raise SwitchMismatch(f"there is no file {path}; make one with attribkit.record_switches(...).save(...)")
+            raise FileError(f"there is no file {path}; make one with attribkit.record_switches(...).save(...)")
         try:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata() or {}

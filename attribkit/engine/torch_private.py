@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 import torch.overrides
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 
 disable_torch_function = torch._C.DisableTorchFunction
 """A context in which neither modes nor classes of tensors see a function call."""
@@ -23,3 +26,8 @@ def transforms_active() -> bool:
 def saved_tensors_hooked() -> bool:
     """Whether somebody watches what is saved for the backward pass."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+def outside_transforms() -> AbstractContextManager[object]:
+    """A context in which what is done is no part of a vmap, jacrev or the like that is at work."""
+    return temporarily_clear_interpreter_stack()

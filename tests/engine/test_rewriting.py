@@ -412,9 +412,16 @@ def lazy_norm() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 3, 1), nn.LazyBatchNorm2d(), nn.ReLU())
 
 
-def locked() -> nn.Module:
+class Unique:
+    """There is one of it."""
+
+    def __deepcopy__(self, memo: Any) -> Unique:
+        raise TypeError("there is one of it")
+
+
+def unique() -> nn.Module:
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
-    model.lock = threading.Lock()
+    model.unique = Unique()
     return model
 
 
@@ -424,7 +431,7 @@ REFUSED = {
     quantized: ("quantized", "pass the float model"),
     lazy: ("0 (LazyLinear) is still lazy", "call the model once"),
     lazy_norm: ("1 (LazyBatchNorm2d) is still lazy", "call the model once"),
-    locked: ("holds something that cannot be copied", "lock"),
+    unique: ("holds something that cannot be copied", "there is one of it"),
 }
 
 
@@ -443,13 +450,13 @@ def test_what_has_no_faithful_copy_is_refused_in_one_line(make: Callable[[], nn.
     assert "\n" not in message
     assert why in message
     assert what in message
-    assert not inside or "part" in message or make is locked
+    assert not inside or "part" in message or make is unique
 
 
 def test_the_error_of_a_copy_that_fails_keeps_its_cause() -> None:
     """Whoever wants to know what could not be copied finds the error of the copy behind ours."""
     with pytest.raises(attribkit.CannotRewrite) as caught:
-        attribkit.rewrite(locked())
+        attribkit.rewrite(unique())
     assert isinstance(caught.value.__cause__, TypeError)
 
 

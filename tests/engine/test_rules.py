@@ -158,7 +158,7 @@ def test_rules_and_their_names_are_the_same_thing(rule: Rule) -> None:
     [
         ("Guided", ValueError, "no rule is called 'Guided'; choose one of backprop, deconvnet, guided or pass a Rule"),
         ("", ValueError, "choose one of backprop, deconvnet, guided"),
-        (None, TypeError, "a name, a Rule or a function of (signal, gate), not NoneType"),
+        (None, TypeError, "a name, a Rule, a function of (signal, gate) or a mapping, not NoneType"),
         ((True, False), TypeError, "not tuple"),
     ],
 )
