@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from attribkit.engine.torch_private import disable_torch_function
+from attribkit.engine.torch_private import disable_torch_function, transforms_active
 
 
 class Quick(torch.autograd.Function):
@@ -47,14 +47,4 @@ class Quick(torch.autograd.Function):
 
 def eager() -> bool:
     """Whether plain torch runs this, which alone lets a Function write in place: no compiler, no vmap and its like."""
-    return not (torch.compiler.is_compiling() or transformed())
-
-
-def transformed() -> bool:
-    """Whether vmap, jacrev or the like is at work."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-
-
-def hooked() -> bool:
-    """Whether somebody watches what is saved for the backward pass, as checkpointing does, who counts on all of it."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    return not (torch.compiler.is_compiling() or transforms_active())

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attribkit.engine.autograd import Quick, hooked
-from attribkit.engine.torch_private import disable_torch_function
+from attribkit.engine.autograd import Quick
+from attribkit.engine.torch_private import disable_torch_function, saved_tensors_hooked
 
 
 class _Convolve(Quick):
@@ -125,7 +125,7 @@ FUNCTIONS: dict[Any, Callable[..., Tensor | None]] = {
 def without_input(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """The result of a linear step, keeping nothing of its input; None for what has to be left to torch."""
     run = FUNCTIONS.get(function)
-    return None if run is None or hooked() else run(*args, **kwargs)
+    return None if run is None or saved_tensors_hooked() else run(*args, **kwargs)
 
 
 # ------------------------------------------------------------- torch's own modules, which need no lift to be caught

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import torch
 import torch.overrides
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
+from torch.nn.modules.batchnorm import _NormBase as AnyNorm  # batch norms and instance norms
+from torch.nn.modules.conv import _ConvNd as AnyConvolution  # transposed ones too
+from torch.overrides import TorchFunctionMode
+
+__all__ = [
+    "NN",
+    "AnyBatchNorm",
+    "AnyConvolution",
+    "AnyNorm",
+    "disable_torch_function",
+    "function_mode_stack",
+    "outside_transforms",
+    "saved_tensors_hooked",
+    "transforms_active",
+]
 
 disable_torch_function = torch._C.DisableTorchFunction
 """A context in which neither modes nor classes of tensors see a function call."""
 
-function_mode_stack = torch.overrides._get_current_function_mode_stack
+function_mode_stack: Callable[[], list[TorchFunctionMode]] = torch.overrides._get_current_function_mode_stack
 """The torch function modes of this thread, the innermost last."""
 
 NN = torch._C._nn
@@ -24,7 +41,7 @@ def transforms_active() -> bool:
 
 
 def saved_tensors_hooked() -> bool:
-    """Whether somebody watches what is saved for the backward pass."""
+    """Whether somebody watches what is saved for the backward pass, as checkpointing does, who counts on all of it."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
 
+from attribkit.engine.torch_private import AnyConvolution, AnyNorm
 from attribkit.errors import BadValue
 from attribkit.metrics.maps import checked
 from attribkit.metrics.similarity import mean_cosine_with_others
@@ -60,7 +59,7 @@ def _randomise(model: nn.Module, seed: int) -> Iterator[str]:
     generator = torch.Generator().manual_seed(seed)
     for name, modules in reversed(_layers(model).items()):
         for module in modules:
-            if isinstance(module, _ConvNd | nn.Linear):
+            if isinstance(module, AnyConvolution | nn.Linear):
                 # Drawn here whatever the device, so that a seed means the same everywhere.
                 fresh = torch.empty(module.weight.shape)
                 nn.init.kaiming_normal_(fresh, nonlinearity="relu", generator=generator)
@@ -79,9 +78,9 @@ def _layers(model: nn.Module) -> dict[str, list[nn.Module]]:
     kept = []
     for name, module in model.named_modules():
         own = module._parameters
-        if isinstance(module, _ConvNd | nn.Linear) and own.get("weight") is not None:
+        if isinstance(module, AnyConvolution | nn.Linear) and own.get("weight") is not None:
             pending = layers[name] = [*pending, module] if not layers else [module]
-        elif isinstance(module, _NormBase | nn.GroupNorm | nn.LayerNorm | nn.PReLU):
+        elif isinstance(module, AnyNorm | nn.GroupNorm | nn.LayerNorm | nn.PReLU):
             pending.append(module)
         elif any(parameter is not None for parameter in own.values()):
             kept.append(f"{name or 'the model itself'} ({type(module).__name__})")

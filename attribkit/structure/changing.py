@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
 
 from attribkit.engine.rewriting import Rewritten
 from attribkit.engine.shadow import unwrapped
+from attribkit.engine.torch_private import AnyConvolution
 from attribkit.errors import BadType
 
 
@@ -75,7 +75,7 @@ def noise(layer: Any, extra: int = 0) -> Tensor:
     """A small input for a convolution or linear layer."""
     generator = torch.Generator().manual_seed(0)
     shape: tuple[int, ...] = (2, getattr(layer, "in_features", 0))
-    if isinstance(layer, _ConvNd):
+    if isinstance(layer, AnyConvolution):
         reach = [d * (k - 1) + 1 + s for k, d, s in zip(layer.kernel_size, layer.dilation, layer.stride, strict=True)]
         shape = (2, layer.in_channels, *(side + extra for side in reach))
     return torch.randn(shape, generator=generator, dtype=torch.float64)

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 import torch.fx
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from attribkit.engine.torch_private import AnyBatchNorm, AnyConvolution
 from attribkit.errors import BadValue
 from attribkit.structure.changing import Failed, changeable, equal, held_aside, noise, rehearsal, replaced, trying
 
@@ -71,7 +70,7 @@ class _Stays(Exception):
 def _is_norm(module: nn.Module) -> bool:
     """Torch's own, and others that keep a running mean and variance (frozen ones have no common class)."""
     kept = (getattr(module, name, None) for name in ("running_mean", "running_var"))
-    return isinstance(module, _BatchNorm) or all(isinstance(statistic, Tensor) for statistic in kept)
+    return isinstance(module, AnyBatchNorm) or all(isinstance(statistic, Tensor) for statistic in kept)
 
 
 def _fold(norm: Any, layer: Any) -> nn.Module:
@@ -140,7 +139,7 @@ class _Wiring:
         node = next(node for node in self._module_calls() if self._module(node) is norm)
         source = node.all_input_nodes[0] if len(node.all_input_nodes) == 1 else None
         layer = self._module(source) if source is not None and source.op == "call_module" else None
-        if source is None or not isinstance(layer, _ConvNd | nn.Linear):
+        if source is None or not isinstance(layer, AnyConvolution | nn.Linear):
             raise _Stays("it follows no convolution or linear layer directly")
         if len(source.users) > 1:
             raise _Stays("something else reads the output of the layer before, too")
@@ -202,7 +201,7 @@ class _Tracer(torch.fx.Tracer):
         self.known = frozenset(model.modules())
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        foldable = isinstance(m, _ConvNd | nn.Linear) or _is_norm(m)
+        foldable = isinstance(m, AnyConvolution | nn.Linear) or _is_norm(m)
         return foldable or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(

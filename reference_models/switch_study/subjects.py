@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from attribkit import Cases, LoadedModel, load, metrics, record_switches, rewrite, strides_to_pools
 from attribkit.engine.switches import Switches
+from attribkit.engine.torch_private import AnyBatchNorm
 from attribkit.errors import BadValue
 from attribkit.metrics.cases import batches
 from attribkit.reference_models.switch_study.testset import TestSet
@@ -132,7 +132,7 @@ def _asked_layers(net: nn.Module) -> tuple[str, str]:
     found = []
     for (name, module), (after, follower) in pairwise([*net.named_modules(), ("", net)]):
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
-            found.append(_norm(after, follower) if isinstance(follower, _BatchNorm) else name)
+            found.append(_norm(after, follower) if isinstance(follower, AnyBatchNorm) else name)
     if not found:
         raise BadValue(f"{type(net).__name__} has no convolution that sees more than a pixel")
     return found[len(found) // 2], found[-1]
