@@ -36,7 +36,11 @@ def _maximum(input: Tensor, other: Any = None, *args: Any, **kwargs: Any) -> Rec
     if not eager() and not (input.requires_grad and other.requires_grad):
         raise NotSupported("whether a maximum is a ReLU hangs on its values: call the net plainly, uncompiled")
     for x, zero in ((input, other), (other, input)):
-        if zero.dim() <= x.dim() and not zero.requires_grad and zero.is_floating_point() and not zero.any():
+        if (
+            x.is_floating_point()
+            and zero.dim() <= x.dim()
+            and not (zero.requires_grad or zero.is_complex() or zero.any())
+        ):
             return x, Activation("maximum", (zero,))
     return None
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, handle_torch_function
 
 from attribkit.engine import activations, linear, masks, norms, pooling
+from attribkit.engine.autograd import eager
 from attribkit.engine.plan import Call, CannotRewrite, Passage, Plan, Run, Site
 from attribkit.engine.pooling import Pool
 from attribkit.engine.shadow import NAME
@@ -135,12 +136,14 @@ class Lift(TorchFunctionMode):
             lean = None if torch.compiler.is_compiling() else linear.without_input(func, args, kwargs)
             return func(*args, **kwargs) if lean is None else lean
         if func in COMPARISONS:
-            return self._compared(func(*args, **kwargs), args)
+            return self._compared(func(*args, **kwargs))
         recognised = recognised_function(func, args, kwargs)
         if recognised is None:
             # While probing, what wins must not hide what loses.
-            added = self.plan.probes and func in activations.EXTREMES and _are_tensors(args)
-            return args[0] + args[1] if added else func(*args, **kwargs)
+            if self.plan.probes and func in activations.EXTREMES and _are_tensors(args):
+                return args[0] + args[1]
+            result = func(*args, **kwargs)
+            return self._compared(result) if func is torch.where and len(args) == 1 else result
         x, call = recognised
 
         def original() -> Any:
@@ -168,7 +171,7 @@ class Lift(TorchFunctionMode):
         count = self._counts[name] = self._counts.get(name, 0) + 1
         indexed = name if count == 1 else f"{name}:{count - 1}"
         site, calls = (name, count) if how == "module" else (indexed, 1)
-        aside = self.follow and not (torch.is_grad_enabled() and x.requires_grad)
+        aside = self.follow and eager() and not (torch.is_grad_enabled() and x.requires_grad)
         before = calls > 1 and self.sites[site].swapped
         swaps = self.plan.swaps(call.kind)
         self.sites[site] = Site(site, call.op, call.kind, how, calls, before or (swaps and not aside))
@@ -180,11 +183,11 @@ class Lift(TorchFunctionMode):
             return original()
         return _applied(call, x, original, Passage(self.plan, site, indexed, self.run))
 
-    def _compared(self, mask: Any, args: Any) -> Any:
-        """A comparison of something on the image's way: its mask may be a rectifier's."""
-        if self.look and isinstance(mask, Tensor) and any(isinstance(a, Tensor) and a.requires_grad for a in args):
-            self.comparisons.append(mask)
-        return mask
+    def _compared(self, masks: Any) -> Any:
+        """The outcome of a comparison, which may be a rectifier's mask: remembered for the look at the graph."""
+        if self.look:
+            self.comparisons += masks if isinstance(masks, tuple) else (masks,)
+        return masks
 
 
 class _Pause:
@@ -216,7 +219,7 @@ def _are_tensors(args: tuple[Any, ...]) -> bool:
 
 COMPARISONS: Collection[Any] = {
     *(torch.gt, torch.ge, torch.lt, torch.le, Tensor.gt, Tensor.ge, Tensor.lt, Tensor.le),
-    *(Tensor.__gt__, Tensor.__ge__, Tensor.__lt__, Tensor.__le__, torch.sign, Tensor.sign),
+    *(Tensor.__gt__, Tensor.__ge__, Tensor.__lt__, Tensor.__le__, torch.nonzero, Tensor.nonzero, torch.argwhere),
 }
 WATCHED = {
     *(*activations.EXTREMES, *COMPARISONS, *norms.FUNCTIONS, *masks.FUNCTIONS),

@@ -23,8 +23,7 @@ HIDDEN = "hidden"
 
 def left_alone(output: Any, met: Iterable[Site], comparisons: Collection[Tensor]) -> list[Site]:
     """The sites that only the graph of `output` shows, beside those that were `met`."""
-    masks = {mask.untyped_storage().data_ptr() for mask in comparisons}
-    shown = Counter(filter(None, (_description(node, masks) for node in _nodes(output))))
+    shown = Counter(filter(None, (_description(node, comparisons) for node in _nodes(output))))
     for site in met:
         if not site.swapped and (site.op, site.kind) in shown:  # known already; a GELU under "rectifiers" is one
             shown[site.op, site.kind] -= site.calls
@@ -63,11 +62,11 @@ def _name(node: Any) -> str:
     return str(node.name())
 
 
-def _description(node: Any, masks: Collection[int]) -> tuple[str, str] | None:
+def _description(node: Any, comparisons: Collection[Tensor]) -> tuple[str, str] | None:
     """Op and kind of a node that a rule would change, or that hides what it does; None for others."""
     name = _name(node)
     if isinstance(node, FunctionCtx):
-        return None if name in Quick.names else (name, HIDDEN)
+        return None if name.removeprefix("Vmapped") in {*Quick.names, *HOOKS} else (name, HIDDEN)
     if "jit::" in name or "Graph" in name:
         return "torch.jit", HIDDEN
     kind = name.partition("Backward")[0]
@@ -75,11 +74,14 @@ def _description(node: Any, masks: Collection[int]) -> tuple[str, str] | None:
         return SMOOTH[kind], "smooth"
     if kind in RECTIFIERS and RECTIFIERS[kind](node):
         return _OPS.get(kind, kind.lower()), "rectifier"
-    if kind in MASKING and any(mask in masks for mask in _masks_of(node)):
+    if kind in MASKING and any(_is_mask(saved, comparisons) for saved in _saved(node)):
         return f"{MASKING[kind]} by a comparison", "rectifier"
-    if kind in ("Add", "Sub") and _adds_its_magnitude(node):
-        return "x + |x|", "rectifier"
+    if kind in ("Add", "Sub", "Maximum", "Minimum") and _joins_its_own_source(node):
+        return "arithmetic that bends", "rectifier"
     return None
+
+
+HOOKS = {"BackwardHookFunction"}  # of torch's modules, which pass everything on
 
 
 SMOOTH = {
@@ -107,28 +109,52 @@ def _has_constant_zero(node: Any) -> bool:
 
 
 RECTIFIERS: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("Relu", "LeakyRelu", "PreluKernel", "RreluWithNoise"), _always),
-    "Threshold": _always,
+    **dict.fromkeys(("Relu", "LeakyRelu", "PreluKernel", "RreluWithNoise", "Threshold", "Sign"), _always),
     "Hardtanh": lambda node: _is_zero(node._saved_min_val),
-    **dict.fromkeys(("Clamp", "ClampMin"), lambda node: _is_zero(node._saved_min)),
-    **dict.fromkeys(("Maximum", "Fmax"), _has_constant_zero),
+    "Clamp": lambda node: _is_zero(node._saved_min) or _is_zero(node._saved_max),
+    "ClampMin": lambda node: _is_zero(node._saved_min),
+    "ClampMax": lambda node: _is_zero(node._saved_max),
+    **dict.fromkeys(("Maximum", "Minimum", "Fmax", "Fmin"), _has_constant_zero),
 }
 _OPS = {"LeakyRelu": "leaky_relu", "PreluKernel": "prelu", "RreluWithNoise": "rrelu", "ClampMin": "clamp"}
 
-MASKING = {"Mul": "product", "Where": "where", "MaskedFill": "masked_fill", "IndexPut": "index_put"}
+MASKING = {
+    "Mul": "product",
+    "Addcmul": "product",
+    "Where": "where",
+    "MaskedFill": "masked_fill",
+    "IndexPut": "index_put",
+    "IndexPutImpl": "index_put",
+}
+_SAVED = ("other", "self", "condition", "mask", "indices", "tensor1", "tensor2")
 
 
-def _masks_of(node: Any) -> Iterator[int]:
-    """Where the tensors lie that a node of `MASKING` keeps beside the signal."""
-    for name in ("_saved_other", "_saved_self", "_saved_condition", "_saved_mask", "_saved_indices"):
-        saved = getattr(node, name, None)
+def _saved(node: Any) -> Iterator[Tensor]:
+    """What a node of `MASKING` keeps beside the signal."""
+    for name in _SAVED:
+        saved = getattr(node, f"_saved_{name}", None)
         for tensor in saved if isinstance(saved, (tuple, list)) else (saved,):
             if isinstance(tensor, Tensor):
-                yield tensor.untyped_storage().data_ptr()
+                yield tensor
 
 
-def _adds_its_magnitude(node: Any) -> bool:
-    """Whether a sum is that of something and of its own magnitude, which is twice a ReLU."""
-    above = [step for step, _ in node.next_functions]
-    sources = [step.next_functions[0][0] for step in above if step is not None and _name(step).startswith("Abs")]
-    return any(source is not None and source in above for source in sources)
+def _is_mask(saved: Tensor, comparisons: Collection[Tensor]) -> bool:
+    """Whether a tensor is the outcome of a comparison, of whatever type it is now."""
+    for mask in comparisons:
+        if mask.untyped_storage().data_ptr() == saved.untyped_storage().data_ptr():
+            return True
+        if mask.shape == saved.shape and mask.dtype == torch.bool and torch.equal(mask, saved == 1):
+            return torch.equal(saved, mask.to(saved.dtype))
+    return False
+
+
+# What, joined with its own source, makes a ReLU: (x + |x|) / 2, x - min(x, 0), max(x, x / 10).
+_BENDING = ("Abs", "Minimum", "Clamp", "ClampMax", "Fmin")
+
+
+def _joins_its_own_source(node: Any) -> bool:
+    """Whether a node brings something together with what a bend, or in an extreme a factor, has made of it."""
+    above = [step for step, _ in node.next_functions if step is not None]
+    steps = ("Mul", "Div") if _name(node).startswith(("Max", "Min")) else _BENDING
+    made = [step for step in above if _name(step).partition("Backward")[0] in steps]
+    return any(source is not None and source in above for step in made for source, _ in step.next_functions)

@@ -37,9 +37,10 @@ def shadow(model: nn.Module) -> nn.Module:
     except (TypeError, RuntimeError, copy.Error) as error:
         raise CannotRewrite(f"{type(model).__name__} holds something that cannot be copied: {error}") from error
     copied.__dict__[TAKEN] = taken
-    for path, value in list(_held(copied)):
+    for module in held_modules(copied):
+        _rebind_functions(module, memo)
+    for path, value in _held(copied):
         if isinstance(value, nn.Module):
-            _rebind_functions(value, memo)
             value.__dict__[NAME] = path
     return copied.eval()
 
@@ -93,10 +94,21 @@ def _memo(held: Mapping[str, Any], before: Taken) -> tuple[dict[int, Any], Taken
                 pairs.append((own, before.source(value)))
         elif not isinstance(value, nn.Module) and not _can_be_copied(value):
             memo[id(value)] = value
-    for wrapper in [value for value in held.values() if isinstance(value, nn.Module)]:
+    modules = [value for value in held.values() if isinstance(value, nn.Module)]
+    twins = [(module, _twin(module, memo)) for module in modules if hasattr(type(module), "__deepcopy__")]
+    for module, twin in twins:
+        twin.__dict__.update(copy.deepcopy(vars(module), memo))
+    for wrapper in modules:
         if (inner := unwrapped(wrapper)) is not wrapper:
             memo[id(wrapper)] = copy.deepcopy(inner, memo)
     return memo, Taken(pairs)
+
+
+def _twin(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """An empty module of the same class, for one whose own way of copying might give anything, itself even."""
+    twin: nn.Module = object.__new__(type(module))
+    memo[id(module)] = twin
+    return twin
 
 
 def _alias(parameter: nn.Parameter) -> nn.Parameter:
