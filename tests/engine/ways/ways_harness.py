@@ -9,6 +9,7 @@ library must make of it:
                  `NothingToRewrite`
     Refused      an error of ours at `rewrite`, or at the first pass forwards and back
     OrRefused    right, or refused with a message that names what stands in the way
+    OnlyBackprop backprop's map, and under the other rules the model's forward pass
 
 Whatever happens, the model and its images stay as they were. A way is entered in one line where it is a function:
 
@@ -74,7 +75,12 @@ class OrRefused:
     word: str
 
 
-Expected = Right | Honest | LeftAlone | Refused | OrRefused
+@dataclass(frozen=True)
+class OnlyBackprop:
+    """Right under the chain rule; what the others should do is nowhere said, but the forward pass stays."""
+
+
+Expected = OnlyBackprop | Right | Honest | LeftAlone | Refused | OrRefused
 RIGHT, LOOSE, HONEST = Right(), Right(strict=False), Honest()
 
 
@@ -139,6 +145,7 @@ class Way:
 
     `later`: weights changed after rewriting are seen. `again`: a second call gives the same map. `exact`: the output
     is the model's bit for bit. `leaf`: the input may be a leaf of the graph, which a net that writes into it forbids.
+    `modes`: the network can be put into eval mode. `beside`: it can stand behind another.
     """
 
     name: str
@@ -152,10 +159,16 @@ class Way:
     exact: bool = True
     leaf: bool = True
     beside: bool = True
+    modes: bool = True
 
     def build(self) -> Any:
         """The network as somebody wrote it; equal at every call."""
         return built(self.make)
+
+    def fresh(self) -> Any:
+        """Another, in eval mode, that the library never sees."""
+        net = self.build()
+        return net.eval() if self.modes and isinstance(net, nn.Module) else net
 
     def twin(self, behind: bool = False) -> Any:
         """The same network, written plainly; `behind` another that every rule reaches."""

@@ -52,6 +52,8 @@ def _described(path: str, root: Any, seen: set[int]) -> Iterator[tuple[str, str]
 def _tensor(tensor: Tensor) -> str:
     """Place, version, values, gradient and hooks of a tensor."""
     hooks = list((tensor._backward_hooks or {}).values())
+    if tensor.layout != torch.strided or tensor.is_meta:  # which have no place in memory
+        return f"{id(tensor)} {tensor._version} {tensor!r}"
     identity = (id(tensor), type(tensor), tensor.data_ptr(), tensor._version, tensor.requires_grad, hooks)
     values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes().hex()
     gradient = _tensor(tensor.grad) if tensor.is_leaf and tensor.grad is not None else "none"
