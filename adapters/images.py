@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -22,8 +22,10 @@ from PIL.TiffImagePlugin import EXTRASAMPLES, TiffImageFile
 
 from attribkit.errors import BadValue
 
-if TYPE_CHECKING:
-    from attribkit.adapters.preprocessing import RGB, Picture
+RGB: TypeAlias = npt.NDArray[np.uint8]
+"""A picture: height x width x 3, from 0 to 255."""
+
+Picture: TypeAlias = "str | Path | Image.Image | RGB"
 
 LIMIT = 2**27
 """The most pixels that are decoded: 134 million, 400 MB as RGB."""

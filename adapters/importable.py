@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from attribkit.adapters.loading import ORDER, LoadedModel, UnknownModel
 from attribkit.adapters.preprocessing import Plain
+from attribkit.adapters.source import ORDER, LoadedModel, UnknownModel
 from attribkit.adapters.weights import Weights, WeightsError, is_file, load_weights
 from attribkit.errors import BadType, BadValue
 

@@ -9,65 +9,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from inspect import signature
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-from torch import Tensor, nn
-
-from attribkit.adapters.layers import Layers
-from attribkit.adapters.preprocessing import RGB, Preprocess
+from attribkit.adapters.source import ORDER, LoadedModel, Source, UnknownModel
 from attribkit.adapters.weights import Weights
 from attribkit.errors import BadValue
 
-ORDER = ("reference", "torchvision", "timm")
-"""The sources that come with the package, in the order in which they are asked for a bare name."""
-
 GROUP = "attribkit.adapters"
-
-
-class UnknownModel(BadValue):
-    """No source has a model of this name."""
-
-
-@dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """A model in eval mode, with what is needed to show it pictures and to read its answers.
-
-    `labels` names its classes, where somebody says what they are. `output` picks the tensor to explain where the
-    model gives more than one: pass it to `explain(output=...)`.
-    """
-
-    name: str
-    model: nn.Module
-    preprocess: Preprocess
-    labels: tuple[str, ...] = ()
-    output: Callable[[Any], Tensor] | None = None
-
-    def __post_init__(self) -> None:
-        self.model.eval()
-
-    def unpreprocess(self, x: Tensor) -> RGB:
-        """The picture that the network saw in an input, after resizing and cropping."""
-        return self.preprocess.undo(x)
-
-    @cached_property
-    def layers(self) -> Layers:
-        """Every module by its path: kind, shape, stride, receptive field. The first look runs the model."""
-        return Layers.of(self.model, self.preprocess.example()[None])
-
-
-class Source(Protocol):
-    """What a module has to have to be a source of models."""
-
-    def names(self) -> Iterable[str]:
-        """All names that `build` takes."""
-
-    def build(self, name: str, weights: Weights, classes: int | None) -> LoadedModel:
-        """The model of this name with "default" weights, "none", or those of a file."""
 
 
 def load(

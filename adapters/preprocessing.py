@@ -6,19 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL.Image import Image
 
-RGB: TypeAlias = npt.NDArray[np.uint8]
-"""A picture: height x width x 3, from 0 to 255."""
+    from attribkit.adapters.images import RGB, Picture
 
-Picture: TypeAlias = "str | Path | Image | RGB"
 Size: TypeAlias = int | tuple[int, int]
 """Height and width; one number is the side of a square, or the shorter side for models that do not crop."""
 

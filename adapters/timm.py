@@ -20,8 +20,8 @@ from timm.models import PretrainedCfg
 from timm.models._hub import hf_split
 from torch import Tensor, nn
 
-from attribkit.adapters.loading import LoadedModel
 from attribkit.adapters.preprocessing import Preprocess, Size, sides, unnormalised
+from attribkit.adapters.source import LoadedModel
 from attribkit.adapters.weights import Weights, WeightsError, is_file, load_weights, read_weights
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from torchvision import models
 from torchvision.models.optical_flow import RAFT
 from torchvision.transforms import functional
 
-from attribkit.adapters.images import to_rgb
-from attribkit.adapters.loading import LoadedModel, UnknownModel
-from attribkit.adapters.preprocessing import Picture, Preprocess, Size, shape, sides, unnormalised
+from attribkit.adapters.images import Picture, to_rgb
+from attribkit.adapters.preprocessing import Preprocess, Size, shape, sides, unnormalised
+from attribkit.adapters.source import LoadedModel, UnknownModel
 from attribkit.adapters.weights import State, Weights, WeightsError, is_file, load_weights, read_weights
 from attribkit.errors import BadValue
 

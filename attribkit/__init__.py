@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attribkit.adapters.loading import LoadedModel, list_models, load
+    from attribkit.adapters.loading import list_models, load
+    from attribkit.adapters.source import LoadedModel
     from attribkit.engine.activations import register_activation
     from attribkit.engine.plan import CannotRewrite, NothingToRewrite, PartlyRewritten, Site
     from attribkit.engine.rewriting import Rewritten, record_switches, rewrite
@@ -53,7 +54,8 @@ __all__ = [
 
 # Where each name lives. It is imported when it is first asked for, so that the command answers before torch is there.
 _HOMES = {
-    "adapters.loading": ("LoadedModel", "list_models", "load"),
+    "adapters.loading": ("list_models", "load"),
+    "adapters.source": ("LoadedModel",),
     "engine.activations": ("register_activation",),
     "engine.plan": ("CannotRewrite", "NothingToRewrite", "PartlyRewritten", "Site"),
     "engine.rewriting": ("Rewritten", "record_switches", "rewrite"),

@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import attribkit
-from attribkit.adapters.loading import UnknownModel
+from attribkit.adapters.source import UnknownModel
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 

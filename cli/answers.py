@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attribkit import Attribution, Switches, Unit
-    from attribkit.adapters.loading import LoadedModel
+    from attribkit.adapters.source import LoadedModel
     from attribkit.cli.pictures import Source
     from attribkit.report.shown import Shown
 

@@ -12,7 +12,7 @@ from attribkit.cli.pictures import sources
 
 if TYPE_CHECKING:
     from attribkit import Switches
-    from attribkit.adapters.loading import LoadedModel
+    from attribkit.adapters.source import LoadedModel
     from attribkit.cli.answers import Question
 
 METHODS = ("guided", "deconvnet", "backprop")

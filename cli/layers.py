@@ -14,7 +14,7 @@ from attribkit.cli import options
 if TYPE_CHECKING:
     from attribkit import Site
     from attribkit.adapters.layers import Layer
-    from attribkit.adapters.loading import LoadedModel
+    from attribkit.adapters.source import LoadedModel
 
 
 @click.command("layers")

@@ -10,7 +10,7 @@ import click
 if TYPE_CHECKING:
     import torch
 
-    from attribkit.adapters.loading import LoadedModel
+    from attribkit.adapters.source import LoadedModel
 
 
 def _model_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

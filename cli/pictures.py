@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from attribkit.errors import BadValue
 
 if TYPE_CHECKING:
-    from attribkit.adapters.preprocessing import RGB
+    from attribkit.adapters.images import RGB
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
 

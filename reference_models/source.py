@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from attribkit.adapters.loading import LoadedModel
 from attribkit.adapters.preprocessing import Preprocess, Size, sides
+from attribkit.adapters.source import LoadedModel
 from attribkit.adapters.weights import Weights, WeightsError, is_file
 from attribkit.errors import BadValue
 from attribkit.reference_models import architectures, trained

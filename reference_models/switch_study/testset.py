@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attribkit.adapters.preprocessing import RGB
+from attribkit.adapters.images import RGB
 from attribkit.errors import BadValue
 from attribkit.reference_models import data
 

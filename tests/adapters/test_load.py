@@ -23,8 +23,8 @@ from torchvision import models
 import attribkit
 from attribkit.adapters import loading
 from attribkit.adapters.layers import UnknownLayer
-from attribkit.adapters.loading import UnknownModel
 from attribkit.adapters.preprocessing import Plain
+from attribkit.adapters.source import UnknownModel
 from attribkit.adapters.weights import WeightsError
 from attribkit.reference_models import architectures, trained
 from attribkit.reference_models.normalisation import Normalisation

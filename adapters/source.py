@@ -1,0 +1,62 @@
+"""What a source of models is, and what it gives: a model with what is needed to show it pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import Tensor, nn
+
+from attribkit.adapters.layers import Layers
+from attribkit.adapters.preprocessing import Preprocess
+from attribkit.adapters.weights import Weights
+from attribkit.errors import BadValue
+
+if TYPE_CHECKING:
+    from attribkit.adapters.images import RGB
+
+ORDER = ("reference", "torchvision", "timm")
+"""The sources that come with the package, in the order in which they are asked for a bare name."""
+
+
+class UnknownModel(BadValue):
+    """No source has a model of this name."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model in eval mode, with what is needed to show it pictures and to read its answers.
+
+    `labels` names its classes, where somebody says what they are. `output` picks the tensor to explain where the
+    model gives more than one: pass it to `explain(output=...)`.
+    """
+
+    name: str
+    model: nn.Module
+    preprocess: Preprocess
+    labels: tuple[str, ...] = ()
+    output: Callable[[Any], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        self.model.eval()
+
+    def unpreprocess(self, x: Tensor) -> RGB:
+        """The picture that the network saw in an input, after resizing and cropping."""
+        return self.preprocess.undo(x)
+
+    @cached_property
+    def layers(self) -> Layers:
+        """Every module by its path: kind, shape, stride, receptive field. The first look runs the model."""
+        return Layers.of(self.model, self.preprocess.example()[None])
+
+
+class Source(Protocol):
+    """What a module has to have to be a source of models."""
+
+    def names(self) -> Iterable[str]:
+        """All names that `build` takes."""
+
+    def build(self, name: str, weights: Weights, classes: int | None) -> LoadedModel:
+        """The model of this name with "default" weights, "none", or those of a file."""
