@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -263,6 +264,7 @@ def describe(module: nn.Module) -> tuple[str, str] | None:
     return activation.op, activation.kind
 
 
+@cache
 def _description_of(kind: type[nn.Module]) -> Callable[[Any], Activation] | None:
     """What describes the activation modules of a class, also of a subclass that keeps `forward`."""
     arithmetic = ARITHMETIC.get(f"{kind.__module__}.{kind.__qualname__}")
@@ -303,11 +305,12 @@ def register_activation(
         falls_first=falls_first,
     )
     MODULES[module] = lambda m: Activation(name, (m,))
+    _description_of.cache_clear()
 
 
 def _forward_out_of_place(x: Tensor, module: nn.Module) -> Tensor:
     version = x._version
-    y: Tensor = module.forward(x)
+    y: Tensor = type(module).forward(module, x)  # and not the instance's, which is ours
     if x._version != version:
         raise BadValue(f"{type(module).__name__} writes into its input, which its gate is computed from: use a copy")
     return y
@@ -317,7 +320,7 @@ def _derivative_by_autograd(module: nn.Module, x: Tensor) -> Tensor:
     """f'(x) of a function that works element by element."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        y = module.forward(x)
+        y = type(module).forward(module, x)
         if y.shape != x.shape:
             raise BadValue(f"{type(module).__name__} is no activation: {tuple(x.shape)} becomes {tuple(y.shape)}")
         return torch.autograd.grad(y.sum(), x)[0]

@@ -220,6 +220,7 @@ def _are_tensors(args: tuple[Any, ...]) -> bool:
 COMPARISONS: Collection[Any] = {
     *(torch.gt, torch.ge, torch.lt, torch.le, Tensor.gt, Tensor.ge, Tensor.lt, Tensor.le),
     *(Tensor.__gt__, Tensor.__ge__, Tensor.__lt__, Tensor.__le__, torch.nonzero, Tensor.nonzero, torch.argwhere),
+    *(torch.sign, Tensor.sign),
 }
 WATCHED = {
     *(*activations.EXTREMES, *COMPARISONS, *norms.FUNCTIONS, *masks.FUNCTIONS),

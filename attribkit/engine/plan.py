@@ -8,9 +8,9 @@ from typing import Any, Literal, Protocol
 from torch import Tensor
 
 from attribkit.engine import rules
-from attribkit.engine.pooling import SCHEMES
 from attribkit.engine.rules import AnyRule, Relay, RelayAt, Rule, RuleByPart
 from attribkit.engine.switches import Switches
+from attribkit.engine.unpooling import SCHEMES
 from attribkit.errors import BadType, BadValue, NotSupported
 
 

@@ -94,6 +94,7 @@ class Rewritten(nn.Module):
         self.model = model
         self.plan = plan
         self._met: dict[str, Site] = {}
+        self._known_to_change = False  # whether the rule was seen to have something to act on
         self._keeps_gates = False  # for gradients that the model itself takes in its forward pass
         self._hidden: dict[tuple[str, ...], list[Site]] = {}  # what the graph shows, by the sites that were met
         self._parameters_known = sum(1 for _ in self.parameters())
@@ -160,6 +161,7 @@ class Rewritten(nn.Module):
             times = f"is called {len(outputs)} times" if outputs else "was never reached: forward does not call it"
             raise BadValue(f"the layer {layer!r} {times}")
         self._look_back(lift, outputs[call])
+        self._require_something_anywhere(args)
         self._require_all_swapped()
         return outputs[call]
 
@@ -230,6 +232,18 @@ class Rewritten(nn.Module):
             + f"; activations seen: {', '.join(sorted(seen)) or 'none'}"
             + ('; activations="all" swaps the smooth ones too' if helps else "")
         )
+
+    def _require_something_anywhere(self, args: tuple[Any, ...]) -> None:
+        """Below a layer there may be nothing to swap, but not in the whole network: it is run to its end to see."""
+        if self._known_to_change or self._has_modules_to_swap or self.rule.is_gradient or self.plan.probes:
+            return
+        met = self._met
+        if not any(self._changes(site) for site in met.values()):
+            with torch.no_grad():
+                self.run(Lift(self.plan), args, {})
+            self._require_something_to_swap()
+            self._met = met
+        self._known_to_change = True
 
     def _changes(self, site: Site) -> bool:
         """Whether the rule does at this site what the chain rule would not."""

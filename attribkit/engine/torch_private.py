@@ -42,7 +42,8 @@ def transforms_active() -> bool:
 
 def saved_tensors_hooked() -> bool:
     """Whether somebody watches what is saved for the backward pass, as checkpointing does, who counts on all of it."""
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top is None or top(True) is not None
 
 
 def outside_transforms() -> AbstractContextManager[object]:

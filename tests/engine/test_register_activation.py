@@ -185,9 +185,9 @@ class Functional(nn.Module):
 def test_strict_refuses_what_is_left_alone() -> None:
     """By name, with the argument that helps; a sigmoid that gates is no reason."""
     with pytest.raises(attribkit.PartlyRewritten, match=r"leaves 1 of 2 activations alone: 3 \(silu\); activations="):
-        attribkit.rewrite(partly(), "guided", strict=True)
-    attribkit.rewrite(partly(), "guided", strict=True, activations="all")
-    attribkit.rewrite(partly(), "backprop", strict=True)
-    attribkit.rewrite(partly(), "guided")
+        attribkit.rewrite(partly(), "guided", strict=True)(torch.randn(1, 3, 8, 8))
+    attribkit.rewrite(partly(), "guided", strict=True, activations="all")(torch.randn(1, 3, 8, 8))
+    attribkit.rewrite(partly(), "backprop", strict=True)(torch.randn(1, 3, 8, 8))
+    attribkit.rewrite(partly(), "guided")(torch.randn(1, 3, 8, 8))
     with pytest.raises(attribkit.PartlyRewritten, match="silu"):
         attribkit.rewrite(Functional(), "guided", strict=True)(torch.randn(1, 3, 8, 8))
