@@ -251,13 +251,13 @@ ARITHMETIC: dict[str, Callable[[Any], Activation]] = {
 
 def from_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recognised:
     """The tensor and the activation of a call of a module; None for other modules."""
-    describe = _description_of(type(module))
+    describe = _description_of(type(module))  # type: ignore[arg-type]  # a class hashes
     return None if describe is None else (args[0] if args else kwargs["input"], describe(module))
 
 
 def describe(module: nn.Module) -> tuple[str, str] | None:
     """Op and kind of a module that is an activation; None for others."""
-    describe = _description_of(type(module))
+    describe = _description_of(type(module))  # type: ignore[arg-type]  # a class hashes
     if describe is None:
         return None
     activation = describe(module)

@@ -339,7 +339,7 @@ def from_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 def from_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recognised:
     """The tensor and the pool of a call of a module; None for other modules."""
-    known = _known(type(module))
+    known = _known(type(module))  # type: ignore[arg-type]  # a class hashes
     if known is None:
         return None
     _, recognise, names = MODULES[known]
@@ -348,7 +348,7 @@ def from_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 def describe(module: nn.Module) -> tuple[str, str] | None:
     """Op and kind of a module that is a max-pool; None for others."""
-    known = _known(type(module))
+    known = _known(type(module))  # type: ignore[arg-type]  # a class hashes
     return None if known is None else (MODULES[known][0], Pool.kind)
 
 
