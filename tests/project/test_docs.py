@@ -9,6 +9,7 @@ A comment above a block says what is special about it: `<!-- not run: why -->`, 
 from __future__ import annotations
 
 import json
+import pydoc
 import re
 import shlex
 import shutil
@@ -133,6 +134,13 @@ def test_every_public_name_is_in_the_reference() -> None:
     pages = "".join(path.read_text() for path in (DOCS / "reference").glob("*.md"))
     described = re.findall(r"^::: attribkit\.(?:\w+\.)+(\w+)$", pages, re.MULTILINE)
     assert [name for name in attribkit.__all__ if name not in described] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.startswith("reference/")])
+def test_what_the_reference_describes_is_there(page: str) -> None:
+    """Under the path that the page names."""
+    for path in re.findall(r"^::: (attribkit[\w.]+)$", (DOCS / page).read_text(), re.MULTILINE):
+        assert pydoc.locate(path) is not None, path
 
 
 def test_the_json_of_explain_is_as_its_schema_says(run: Command, tmp_path: Path) -> None:
