@@ -90,16 +90,15 @@ def _forward(module: Any, *args: Any, **kwargs: Any) -> Any:
 class Lift(TorchFunctionMode):
     """Catches activations and pools while a shadow runs, and writes down the sites that it meets.
 
-    `follow` says that autograd follows the image, so that what needs no gradient is not on its way; `look` that the
-    finished graph will be looked at, for which comparisons are remembered; `record` is called at each pool.
+    `follow` says that autograd follows the image, so that what needs no gradient is not on its way, and that the
+    finished graph may be looked at, for which comparisons are remembered. `record` is called at each pool.
     """
 
-    def __init__(self, plan: Plan, record: Recorder | None = None, *, follow: bool = False, look: bool = False) -> None:
+    def __init__(self, plan: Plan, record: Recorder | None = None, *, follow: bool = False) -> None:
         super().__init__()
         self.plan = plan
         self.record = record
         self.follow = follow
-        self.look = look
         self.begin()
 
     def begin(self, keeps_gates: bool = False) -> None:
@@ -185,7 +184,7 @@ class Lift(TorchFunctionMode):
 
     def _compared(self, masks: Any) -> Any:
         """The outcome of a comparison, which may be a rectifier's mask: remembered for the look at the graph."""
-        if self.look:
+        if self.follow:
             self.comparisons += masks if isinstance(masks, tuple) else (masks,)
         return masks
 

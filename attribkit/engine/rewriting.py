@@ -98,16 +98,17 @@ class Rewritten(nn.Module):
         self._keeps_gates = False  # for gradients that the model itself takes in its forward pass
         self._hidden: dict[tuple[str, ...], list[Site]] = {}  # what the graph shows, by the sites that were met
         self._parameters_known = sum(1 for _ in self.parameters())
-        self._has_modules_to_swap = any(self._changes(site) for site in self._known())
+        self._modules_known = tuple(self._swapped_modules())
+        self._has_modules_to_swap = any(self._changes(site) for site in self._modules_known)
         super().train(False)
 
     @property
     def sites(self) -> list[Site]:
         """Every site in the order of the last forward pass; then what only its graph shows, and modules not called."""
         hidden = self._hidden.get(tuple(self._met), [])
-        return [*self._met.values(), *hidden, *(site for site in self._known() if site.name not in self._met)]
+        return [*self._met.values(), *hidden, *(s for s in self._modules_known if s.name not in self._met)]
 
-    def _known(self) -> Iterator[Site]:
+    def _swapped_modules(self) -> Iterator[Site]:
         """The sites of modules, which are known without a call."""
         for module in held_modules(self.model) if isinstance(self.model, nn.Module) else ():
             description = described(module) if is_swapped(module) else None
@@ -177,8 +178,7 @@ class Rewritten(nn.Module):
 
     def _lift(self, args: Any, kwargs: Any) -> Lift:
         """A lift for a forward pass on these."""
-        follow = _have_gradient([*args, *kwargs.values()])
-        return Lift(self.plan, follow=follow, look=follow and not self._hidden)
+        return Lift(self.plan, follow=_have_gradient([*args, *kwargs.values()]))
 
     def run(self, lift: Lift, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A forward pass under a lift, to its end or to a `Stop`."""
@@ -206,8 +206,7 @@ class Rewritten(nn.Module):
     def _look_back(self, lift: Lift, output: Any) -> None:
         """See, once for each set of sites, what the graph shows beside them."""
         if lift.follow and not self.rule.is_gradient and not self.plan.probes and tuple(lift.sites) not in self._hidden:
-            hidden = lookback.left_alone(output, lift.sites.values(), lift.comparisons)
-            self._hidden = {tuple(lift.sites): hidden}
+            self._hidden[tuple(lift.sites)] = lookback.left_alone(output, lift.sites.values(), lift.comparisons)
         lift.comparisons.clear()
 
     def _compiled(self, args: Any, kwargs: Any) -> Any:
