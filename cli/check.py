@@ -39,14 +39,17 @@ def command(model: str, weights: str, image: str | None, activations: str, devic
     x = options.batch(loaded, noise if image is None else like)
     checked = check(loaded.model, x, output=loaded.output, activations=activations)  # type: ignore[arg-type]
     click.echo(_as_json(loaded.name, checked) if as_json else _in_words(loaded.name, checked))
-    if not checked.right:
+    if checked.outcome == "wrong":
         raise click.ClickException(f"{loaded.name} is not handled rightly: please report it")
+    if checked.outcome == "cannot be told":
+        raise click.ClickException(f"a part of {loaded.name} hides what it does, so its maps are not to be relied on")
 
 
 def _as_json(name: str, checked: Checked) -> str:
     document = {
         "model": name,
         "right": checked.right,
+        "outcome": checked.outcome,
         "findings": [asdict(finding) for finding in checked.findings],
         "sites": [asdict(site) for site in checked.sites],
     }
@@ -61,7 +64,7 @@ def _in_words(name: str, checked: Checked) -> str:
         lines.append(f"  never called: {', '.join(site.name for site in checked.sites if not site.calls)}")
     mark = {True: "ok ", False: "NO ", None: " - "}
     lines += [f"  {mark[found.holds]} {found.promise} ({found.seen})" for found in checked.findings]
-    return "\n".join([*lines, "right" if checked.right else "wrong"])
+    return "\n".join([*lines, checked.outcome])
 
 
 def _told(what: str, sites: list[Site]) -> str:

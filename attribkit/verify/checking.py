@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from attribkit.engine.lookback import HIDDEN
 from attribkit.engine.plan import Site
 from attribkit.engine.rewriting import record_switches, rewrite
 from attribkit.engine.rules import RULES
@@ -43,7 +44,15 @@ class Checked:
 
     @property
     def right(self) -> bool:
-        return all(finding.holds is not False for finding in self.findings)
+        """Whether every promise holds, as far as can be judged, and no part of the network hides what it does."""
+        return self.outcome == "right"
+
+    @property
+    def outcome(self) -> Literal["right", "wrong", "cannot be told"]:
+        """What all findings come to."""
+        if any(finding.holds is False for finding in self.findings):
+            return "wrong"
+        return "cannot be told" if any(site.kind == HIDDEN for site in self.sites) else "right"
 
 
 def check(
@@ -72,6 +81,7 @@ def check(
         _same_gradient("backprop is torch's own gradient", runs["backprop"], expected),
         *_as_the_referee_has_it(model, images, pick, nets["guided"].sites, runs),
         *_own_switches(model, images, pick, expected),
+        _within_reach(nets["guided"].sites),
         _unchanged(before, _state(model)),
     ]
     return Checked(tuple(findings), tuple(nets["guided"].sites))
@@ -135,6 +145,18 @@ def largest_difference(one: Tensor, other: Tensor) -> float:
     size = float(other.abs().max()) or 1.0
     apart = float((one - other).abs().max()) / size
     return apart if apart == apart else float("inf")
+
+
+def _within_reach(sites: list[Site]) -> Finding:
+    """Whether the finished graph shows rectifiers that the rules did not reach, or parts that hide what they do."""
+    promise = "the rules reach every rectifier of the graph"
+    out_of_reach = [site.op for site in sites if site.how == "graph" and site.kind == "rectifier"]
+    hiding = [site.op for site in sites if site.kind == HIDDEN]
+    if out_of_reach:
+        return Finding(promise, False, f"left alone: {', '.join(out_of_reach)}")
+    if hiding:
+        return Finding(promise, None, f"not judged: {', '.join(hiding)} hides what it does")
+    return Finding(promise, True, "nothing is left alone there")
 
 
 def _own_switches(model: nn.Module, images: Tensor, pick: Pick, expected: Run) -> Iterator[Finding]:
