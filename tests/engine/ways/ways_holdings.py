@@ -216,7 +216,7 @@ class Mode(enum.Enum):
 
 def deeply_nested() -> list[Any]:
     nested: list[Any] = []
-    for _ in range(5000):
+    for _ in range(1500):
         nested = [nested]
     return nested
 
@@ -275,7 +275,7 @@ UNCOPYABLE: dict[str, tuple[Callable[[], Any], Callable[[Any, Tensor], Tensor]]]
     "what refuses to be copied": (Refusing, lambda kept, x: x),
     "what refuses to be reduced": (RefusingByReduce, lambda kept, x: x),
     "what recurses when copied": (Delegating, lambda kept, x: x * kept.inner["gain"]),
-    "a list in a list, 5000 deep": (deeply_nested, lambda kept, x: x),
+    "a list in a list, 1500 deep": (deeply_nested, lambda kept, x: x),
     "a weakref.proxy": (lambda: weakref.proxy(DEVNULL), lambda kept, x: x),
 }
 for _name, (_thing, _do) in UNCOPYABLE.items():

@@ -60,15 +60,17 @@ def _tensor(tensor: Tensor) -> str:
     return f"{identity} {tuple(tensor.shape)} {tensor.stride()} {values} gradient: {gradient}"
 
 
-def _reached(path: str, value: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
-    """Everything from here on, each object once, with the way that leads to it."""
-    if not isinstance(value, PLAIN):
-        if id(value) in seen:
-            return
-        seen.add(id(value))
-    yield path, value
-    for name, part in _parts(value):
-        yield from _reached(f"{path}{name}", part, seen)
+def _reached(path: str, root: Any, seen: set[int]) -> Iterator[tuple[str, Any]]:
+    """Everything from here on, each object once, with the way that leads to it; as deep as it may be nested."""
+    waiting = [(path, root)]
+    while waiting:
+        where, value = waiting.pop()
+        if not isinstance(value, PLAIN):
+            if id(value) in seen:
+                continue
+            seen.add(id(value))
+        yield where, value
+        waiting += [(f"{where}{name}", part) for name, part in _parts(value)]
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:
