@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -251,20 +250,19 @@ ARITHMETIC: dict[str, Callable[[Any], Activation]] = {
 
 def from_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recognised:
     """The tensor and the activation of a call of a module; None for other modules."""
-    describe = _description_of(type(module))  # type: ignore[arg-type]  # a class hashes
+    describe = _description_of(type(module))
     return None if describe is None else (args[0] if args else kwargs["input"], describe(module))
 
 
 def describe(module: nn.Module) -> tuple[str, str] | None:
     """Op and kind of a module that is an activation; None for others."""
-    describe = _description_of(type(module))  # type: ignore[arg-type]  # a class hashes
+    describe = _description_of(type(module))
     if describe is None:
         return None
     activation = describe(module)
     return activation.op, activation.kind
 
 
-@cache
 def _description_of(kind: type[nn.Module]) -> Callable[[Any], Activation] | None:
     """What describes the activation modules of a class, also of a subclass that keeps `forward`."""
     arithmetic = ARITHMETIC.get(f"{kind.__module__}.{kind.__qualname__}")
@@ -305,7 +303,6 @@ def register_activation(
         falls_first=falls_first,
     )
     MODULES[module] = lambda m: Activation(name, (m,))
-    _description_of.cache_clear()
 
 
 def _forward_out_of_place(x: Tensor, module: nn.Module) -> Tensor:

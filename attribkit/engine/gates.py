@@ -50,8 +50,12 @@ class Op:
 
 
 def _mask(mask: Tensor, like: Tensor, *constants: Any) -> Tensor:
-    # torch turns int8 into floats several times faster than bool.
-    return mask.view(torch.int8).to(like.dtype)
+    return _bytes(mask).to(like.dtype)
+
+
+def _bytes(mask: Tensor) -> Tensor:
+    """The same as int8, which torch turns into floats several times faster; not every vmap knows this view."""
+    return mask.view(torch.int8) if eager() else mask
 
 
 def _is_positive(x: Tensor, y: Tensor, *constants: Any) -> Tensor:
@@ -257,7 +261,7 @@ def through_mask(signal: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
     if not rule.gate or rule.function is not None:
         return rule.down(signal, mask if rule.gate else None, rectified)
     assert mask is not None
-    mask = mask.view(torch.int8)  # which torch turns into floats several times faster than bool
+    mask = _bytes(mask)
     if torch.is_grad_enabled() or not eager():
         below = signal * mask
         return rectified(below) if rule.rectify else below

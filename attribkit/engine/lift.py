@@ -8,7 +8,7 @@ caught while the shadow runs, and named after the module that called them.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import FrameType, ModuleType
@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode, handle_torch_function
 
 from attribkit.engine import activations, linear, masks, norms, pooling
 from attribkit.engine.autograd import eager
-from attribkit.engine.plan import Call, CannotRewrite, Passage, Plan, Run, Site
+from attribkit.engine.plan import Call, Passage, Plan, Refused, Run, Site
 from attribkit.engine.pooling import Pool
 from attribkit.engine.shadow import NAME
 from attribkit.engine.torch_private import disable_torch_function, function_mode_stack
@@ -99,6 +99,7 @@ class Lift(TorchFunctionMode):
         self.plan = plan
         self.record = record
         self.follow = follow
+        self.shared: Mapping[int, str] = {}  # parameters of the model, by where they lie
         self.begin()
 
     def begin(self, keeps_gates: bool = False) -> None:
@@ -111,8 +112,7 @@ class Lift(TorchFunctionMode):
         self._counts: dict[str, int] = {}
         self._owners: dict[str, nn.Module | None] = {}
         self._paused = False
-        # What torch.compile traces has our own operators in it, and their backward passes.
-        self._watched = WATCHED - OPERATORS if torch.compiler.is_compiling() else WATCHED
+        self._compiled = torch.compiler.is_compiling()
 
     @staticmethod
     def watching() -> Lift | None:
@@ -129,7 +129,9 @@ class Lift(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if self._paused or func not in self._watched:
+        if func in WRITES or "out" in kwargs:
+            self._refuse_to_write(kwargs.get("out", args[0] if args else None))
+        if self._paused or func not in (FUNCTIONS if self._compiled else WATCHED):
             return func(*args, **kwargs)
         if func in linear.FUNCTIONS:
             lean = None if torch.compiler.is_compiling() else linear.without_input(func, args, kwargs)
@@ -182,6 +184,14 @@ class Lift(TorchFunctionMode):
             return original()
         return _applied(call, x, original, Passage(self.plan, site, indexed, self.run))
 
+    def _refuse_to_write(self, written: Any) -> None:
+        """Raise before a forward pass writes into a parameter, which is the model's own."""
+        for tensor in written if isinstance(written, (list, tuple)) else (written,):
+            if isinstance(tensor, Tensor) and self.shared and eager():
+                path = self.shared.get(tensor.untyped_storage().data_ptr())
+                if path is not None:
+                    raise Refused(f"forward writes into the parameter {path}, and would change the model")
+
     def _compared(self, masks: Any) -> Any:
         """The outcome of a comparison, which may be a rectifier's mask: remembered for the look at the graph."""
         if self.follow:
@@ -216,21 +226,44 @@ def _are_tensors(args: tuple[Any, ...]) -> bool:
     return len(args) == 2 and all(isinstance(a, Tensor) and a.is_floating_point() for a in args)
 
 
-COMPARISONS: Collection[Any] = {
-    *(torch.gt, torch.ge, torch.lt, torch.le, Tensor.gt, Tensor.ge, Tensor.lt, Tensor.le),
-    *(Tensor.__gt__, Tensor.__ge__, Tensor.__lt__, Tensor.__le__, torch.nonzero, Tensor.nonzero, torch.argwhere),
-    *(torch.sign, Tensor.sign),
-}
-WATCHED = {
-    *(*activations.EXTREMES, *COMPARISONS, *norms.FUNCTIONS, *masks.FUNCTIONS),
-    *(*activations.FUNCTIONS, *pooling.FUNCTIONS, *linear.FUNCTIONS),
-}
+# Dicts and frozen sets, which torch.compile can read in every release.
+COMPARISONS: Collection[Any] = dict.fromkeys(
+    (
+        *(torch.gt, torch.ge, torch.lt, torch.le, Tensor.gt, Tensor.ge, Tensor.lt, Tensor.le),
+        *(Tensor.__gt__, Tensor.__ge__, Tensor.__lt__, Tensor.__le__, torch.nonzero, Tensor.nonzero, torch.argwhere),
+        *(torch.sign, Tensor.sign),
+    )
+)
+WATCHED = dict.fromkeys(
+    (
+        *(*activations.EXTREMES, *COMPARISONS, *norms.FUNCTIONS, *masks.FUNCTIONS),
+        *(*activations.FUNCTIONS, *pooling.FUNCTIONS, *linear.FUNCTIONS),
+    )
+)
 
+
+def _writing(place: Any) -> list[Any]:
+    """The functions of a place that write into their first argument; those of `_FLAGS` change no values."""
+    names = [name for name in dir(place) if name.endswith("_") and not name.endswith("__") and name not in _FLAGS]
+    return [getattr(place, name) for name in names if callable(getattr(place, name))]
+
+
+_FLAGS = ("requires_grad_", "detach_", "share_memory_", "rename_")
+_ASSIGNMENTS = [name for name in dir(Tensor) if name.startswith("__i") and name not in ("__init__", "__invert__")]
+WRITES = dict.fromkeys(
+    (
+        *(*_writing(Tensor), *_writing(torch), *_writing(torch.nn.init), Tensor.__setitem__),
+        *(getattr(Tensor, name) for name in _ASSIGNMENTS),
+    )
+)
 OPERATORS = {
     operator
     for operator in WATCHED
     if isinstance(operator, (type(torch.ops.aten.relu), type(torch.ops.aten.relu.default)))
 }
+FUNCTIONS = dict.fromkeys(
+    WATCHED.keys() - OPERATORS
+)  # under torch.compile: what that traces has our own operators in it, and their backward
 
 CHECKPOINT = "torch/utils/checkpoint.py"
 
@@ -241,7 +274,7 @@ def _caller() -> str:
     name: str | None = None
     while frame is not None and frame.f_code is not _top.__code__:
         if frame.f_code.co_filename.endswith(CHECKPOINT):
-            raise CannotRewrite(
+            raise Refused(
                 "gradient checkpointing computes activations again where the rule cannot follow: "
                 "turn it off, for timm by model.set_grad_checkpointing(False)"
             )

@@ -124,7 +124,7 @@ FUNCTIONS: dict[Any, Callable[..., Tensor | None]] = {
 
 def without_input(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor | None:
     """The result of a linear step, keeping nothing of its input; None for what has to be left to torch."""
-    run = FUNCTIONS.get(function)
+    run = FUNCTIONS.get(function) if args and type(args[0]) is Tensor else None
     return None if run is None or saved_tensors_hooked() else run(*args, **kwargs)
 
 

@@ -8,7 +8,8 @@ would rectify or bend a signal and is not ours, and what hides what it does, bec
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,18 +17,37 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from attribkit.engine.autograd import Quick
-from attribkit.engine.plan import Site
+from attribkit.engine.plan import Passage, Site
 
 HIDDEN = "hidden"
 
 
-def left_alone(output: Any, met: Iterable[Site], comparisons: Collection[Tensor]) -> list[Site]:
-    """The sites that only the graph of `output` shows, beside those that were `met`."""
-    shown = Counter(filter(None, (_description(node, comparisons) for node in _nodes(output))))
+@dataclass(frozen=True)
+class Look:
+    """What a graph shows: sites beside those that were met, and which of these no signal from the output reaches."""
+
+    hidden: tuple[Site, ...] = ()
+    unreached: frozenset[str] = frozenset()
+
+
+def look_back(output: Any, met: Collection[Site], comparisons: Collection[Tensor]) -> Look:
+    """Walk the graph of `output`, and hold it against the sites that were `met`."""
+    nodes = list(_nodes(output))
+    shown = Counter(filter(None, (_description(node, comparisons) for node in nodes)))
     for site in met:
         if not site.swapped and (site.op, site.kind) in shown:  # known already; a GELU under "rectifiers" is one
             shown[site.op, site.kind] -= site.calls
-    return [Site(f"graph#{op}", op, kind, "graph", count, False) for (op, kind), count in shown.items() if count > 0]
+    hidden = [Site(f"graph#{op}", op, kind, "graph", count, False) for (op, kind), count in shown.items() if count > 0]
+    return Look(tuple(hidden), _unreached(nodes, met))
+
+
+def _unreached(nodes: Collection[Any], met: Collection[Site]) -> frozenset[str]:
+    """Activations that were called on the image's way, and whose outcome was detached or dropped."""
+    if any(_name(node).startswith("Vmapped") for node in nodes if isinstance(node, FunctionCtx)):
+        return frozenset()  # such nodes do not say which site they are of
+    here = [getattr(node, "here", None) for node in nodes if isinstance(node, FunctionCtx)]
+    reached = {passage.site for passage in here if isinstance(passage, Passage)}
+    return frozenset(site.name for site in met if site.follows and site.name not in reached)
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -78,7 +98,7 @@ def _description(node: Any, comparisons: Collection[Tensor]) -> tuple[str, str] 
         return f"{MASKING[kind]} by a comparison", "rectifier"
     if kind in ("Add", "Sub", "Maximum", "Minimum") and _joins_its_own_source(node):
         return "arithmetic that bends", "rectifier"
-    return None
+    return ("product with a function of itself", "smooth") if kind == "Mul" and _gates_itself(node) else None
 
 
 HOOKS = {"BackwardHookFunction"}  # of torch's modules, which pass everything on
@@ -158,3 +178,33 @@ def _joins_its_own_source(node: Any) -> bool:
     steps = ("Mul", "Div") if _name(node).startswith(("Max", "Min")) else _BENDING
     made = [step for step in above if _name(step).partition("Backward")[0] in steps]
     return any(source is not None and source in above for step in made for source, _ in step.next_functions)
+
+
+# Steps that work element by element on one tensor, as those of x * sigmoid(x) do; no convolution, no mean.
+_ELEMENTWISE = {
+    *("Sigmoid", "Hardsigmoid", "Tanh", "Erf", "Exp", "Softplus", "Log1P", "Hardtanh", "Clamp", "Sqrt", "SpecialExpit"),
+    *("Mul", "Div", "Add", "Sub", "Neg", "Reciprocal", "Pow"),
+}
+_BENT = {"Sigmoid", "Hardsigmoid", "Tanh", "Erf", "Exp", "Softplus", "Log1P", "Hardtanh", "Clamp", "Reciprocal"}
+_FAR = 6
+
+
+def _gates_itself(node: Any) -> bool:
+    """Whether a product is that of something and of a bent function of the same thing: a SiLU, a GELU..."""
+    sides = [step for step, _ in node.next_functions]
+    if len(sides) != 2 or None in sides:
+        return False
+    one, other = (_chain(side) for side in sides)
+    bent = _BENT & {_name(step).partition("Backward")[0] for step in (*one[:-1], *other[:-1])}
+    return bool(bent) and any(step is twin for step in one for twin in other)
+
+
+def _chain(node: Any) -> list[Any]:
+    """A node and what it was made of, element by element, as far as each step has one source."""
+    chain = [node]
+    while len(chain) <= _FAR and _name(chain[-1]).partition("Backward")[0] in _ELEMENTWISE:
+        sources = [step for step, _ in chain[-1].next_functions if step is not None]
+        if len(sources) != 1:
+            break
+        chain.append(sources[0])
+    return chain

@@ -93,6 +93,10 @@ class Run:
         self.keeps_gates = keeps_gates
 
 
+class Refused(BaseException):
+    """A `CannotRewrite` on its way out of a forward pass; torch's operators take a TypeError for one of theirs."""
+
+
 class NeedsGates(BaseException):
     """The model takes a gradient of its own, and the forward pass has to begin anew. No `Exception` that it catches."""
 
@@ -108,6 +112,7 @@ class Passage:
         if site is None and isinstance(plan.rule, RuleByPart):
             raise NotSupported("a rule by part goes by names, which functions have not under torch.compile")
         self.plan = plan
+        self.site = site
         self.pool = pool
         self.run = run
         self.rule: Rule | Relay | RelayAt = plan.rule if site is None else plan.rule.at(site)  # type: ignore[assignment]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -339,7 +338,7 @@ def from_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 def from_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recognised:
     """The tensor and the pool of a call of a module; None for other modules."""
-    known = _known(type(module))  # type: ignore[arg-type]  # a class hashes
+    known = _known(type(module))
     if known is None:
         return None
     _, recognise, names = MODULES[known]
@@ -348,11 +347,10 @@ def from_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 def describe(module: nn.Module) -> tuple[str, str] | None:
     """Op and kind of a module that is a max-pool; None for others."""
-    known = _known(type(module))  # type: ignore[arg-type]  # a class hashes
+    known = _known(type(module))
     return None if known is None else (MODULES[known][0], Pool.kind)
 
 
-@cache
 def _known(kind: type[nn.Module]) -> type[nn.Module] | None:
     """The max-pool of torch's that a class is, also when it is a subclass that keeps its `forward`."""
     known = next((k for k in kind.__mro__ if k in MODULES), None)

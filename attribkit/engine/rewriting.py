@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from attribkit.engine import lookback, rules
 from attribkit.engine.autograd import eager
 from attribkit.engine.lift import Lift, described, is_swapped, run_under, swap
+from attribkit.engine.lookback import Look
 from attribkit.engine.plan import (
     CannotRewrite,
     NeedsGates,
     NothingToRewrite,
     PartlyRewritten,
     Plan,
+    Refused,
     Site,
     plan_of,
 )
@@ -31,7 +33,8 @@ from attribkit.engine.pooling import Pool
 from attribkit.engine.rules import AnyRule, RuleByPart, RuleLike
 from attribkit.engine.shadow import NAME, TAKEN, Taken, held_modules, shadow
 from attribkit.engine.switches import Switches
-from attribkit.errors import BadType, BadValue
+from attribkit.engine.torch_private import is_exporting, is_traced
+from attribkit.errors import BadType, BadValue, NotSupported
 
 
 def rewrite(
@@ -96,17 +99,21 @@ class Rewritten(nn.Module):
         self._met: dict[str, Site] = {}
         self._known_to_change = False  # whether the rule was seen to have something to act on
         self._keeps_gates = False  # for gradients that the model itself takes in its forward pass
-        self._hidden: dict[tuple[str, ...], list[Site]] = {}  # what the graph shows, by the sites that were met
+        self._looks: dict[tuple[str, ...], Look] = {}  # what graphs showed, by the sites that were met
         self._parameters_known = sum(1 for _ in self.parameters())
         self._modules_known = tuple(self._swapped_modules())
         self._has_modules_to_swap = any(self._changes(site) for site in self._modules_known)
-        super().train(False)
+        self.training = False  # as the shadow is already
 
     @property
     def sites(self) -> list[Site]:
         """Every site in the order of the last forward pass; then what only its graph shows, and modules not called."""
-        hidden = self._hidden.get(tuple(self._met), [])
-        return [*self._met.values(), *hidden, *(s for s in self._modules_known if s.name not in self._met)]
+        return [*self._met.values(), *self._look.hidden, *(s for s in self._modules_known if s.name not in self._met)]
+
+    @property
+    def _look(self) -> Look:
+        """What the graph showed beside the sites that were met last."""
+        return self._looks.get(tuple(self._met), Look())
 
     def _swapped_modules(self) -> Iterator[Site]:
         """The sites of modules, which are known without a call."""
@@ -123,6 +130,8 @@ class Rewritten(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return self._compiled(args, kwargs)
+        if is_traced(args):
+            raise NotSupported(f"a trace does not keep the {self.rule.name} rule: rewrite the model that it gives")
         lift = self._lift(args, kwargs)
         output = self.run(lift, args, kwargs)
         self._look_back(lift, output)
@@ -185,12 +194,15 @@ class Rewritten(nn.Module):
         taken: Taken | None = getattr(self.model, TAKEN, None)
         if taken is not None:
             taken.again()
+            lift.shared = taken.parameters
         if self._keeps_gates:
             lift.begin(keeps_gates=True)
         try:
             return run_under(lift, self.model, args, kwargs)
         except Stop:
             return None
+        except Refused as why:
+            raise CannotRewrite(str(why)) from None
         except NeedsGates:
             self._keeps_gates = True
             return self.run(lift, args, kwargs)
@@ -205,15 +217,20 @@ class Rewritten(nn.Module):
 
     def _look_back(self, lift: Lift, output: Any) -> None:
         """See, once for each set of sites, what the graph shows beside them."""
-        if lift.follow and not self.rule.is_gradient and not self.plan.probes and tuple(lift.sites) not in self._hidden:
-            self._hidden[tuple(lift.sites)] = lookback.left_alone(output, lift.sites.values(), lift.comparisons)
+        met = tuple(lift.sites)
+        if lift.follow and not self.rule.is_gradient and not self.plan.probes and met not in self._looks:
+            self._looks[met] = lookback.look_back(output, lift.sites.values(), lift.comparisons)
         lift.comparisons.clear()
+        for name in self._looks[met].unreached if lift.follow and met in self._looks else ():
+            lift.sites[name] = replace(lift.sites[name], swapped=False)
 
     def _compiled(self, args: Any, kwargs: Any) -> Any:
         with (lift := Lift(self.plan)):
             output = self.model(*args, **kwargs)
         if not (self.rule.is_gradient or self._has_modules_to_swap or lift.changed):
             raise NothingToRewrite(f"the {self.rule.name} rule finds no rectifier in this model")
+        if is_exporting():
+            raise NotSupported(f"an export does not keep the {self.rule.name} rule: rewrite the model that it gives")
         return output
 
     # --------------------------------------------------------------------------------------------- what is refused
@@ -221,7 +238,7 @@ class Rewritten(nn.Module):
     def _require_something_to_swap(self) -> None:
         if self.rule.is_gradient or any(self._changes(site) for site in self._met.values()):
             return
-        met = [*self._met.values(), *self._hidden.get(tuple(self._met), [])]
+        met = [*self._met.values(), *self._look.hidden]
         seen = {site.op for site in self.sites if site.kind not in ("pool", "norm")}
         aside = {site.op for site in met if site.kind in self.plan.kinds}
         helps = "smooth" not in self.plan.kinds and any(site.kind == "smooth" and site.how != "graph" for site in met)

@@ -10,7 +10,8 @@ import copy
 import pickle
 import types
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from attribkit.engine.autograd import eager
 from attribkit.engine.plan import CannotRewrite
-from attribkit.engine.torch_private import outside_transforms
+from attribkit.engine.torch_private import outside_transforms, uncompiled
 
 NAME = "_attribkit_name"
 TAKEN = "_attribkit_taken"
@@ -31,18 +33,52 @@ def shadow(model: nn.Module) -> nn.Module:
     held = dict(_held(model))
     _refuse_what_cannot_be_copied(held)
     memo, taken = _memo(held, getattr(model, TAKEN, Taken()))
-    try:
-        with _CopyingAnyTensor():
-            copied = copy.deepcopy(model, memo)
-    except (TypeError, RuntimeError, copy.Error) as error:
-        raise CannotRewrite(f"{type(model).__name__} holds something that cannot be copied: {error}") from error
-    copied.__dict__[TAKEN] = taken
-    for module in held_modules(copied):
+    copied = _copied(model, held, memo)
+    for module in [value for _, value in _held(copied, functions=False) if isinstance(value, nn.Module)]:
         _rebind_functions(module, memo)
+    originals = {id(value) for value in held.values() if isinstance(value, nn.Module)}
+    copied.__dict__[TAKEN] = taken
     for path, value in _held(copied):
         if isinstance(value, nn.Module):
+            if id(value) in originals:
+                raise CannotRewrite(f"{path or 'the model'} is reached in a way that a copy of the model cannot follow")
             value.__dict__[NAME] = path
-    return copied.eval()
+    return _in_eval_mode(copied)
+
+
+def _copied(model: nn.Module, held: Mapping[str, Any], memo: dict[int, Any]) -> nn.Module:
+    """A deep copy; what will not be copied is shared."""
+    try:
+        with _CopyingAnyTensor():
+            return copy.deepcopy(model, dict(memo))
+    except _COPY_ERRORS:
+        for value in held.values():
+            if not isinstance(value, (nn.Module, Tensor, *_CONTAINERS)) and not _copies(value):
+                memo[id(value)] = value
+    try:
+        with _CopyingAnyTensor():
+            return copy.deepcopy(model, memo)
+    except _COPY_ERRORS as error:
+        deep = max(held, key=len)
+        what = f"{deep[:60]}..., nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise CannotRewrite(f"{type(model).__name__} holds something that cannot be copied: {what}") from error
+
+
+def _copies(value: Any) -> bool:
+    try:
+        copy.deepcopy(value)
+    except _COPY_ERRORS:
+        return False
+    return True
+
+
+def _in_eval_mode(model: nn.Module) -> nn.Module:
+    try:
+        return model.eval()
+    except NotImplementedError:  # exported parts have one mode only, and say so
+        for module in model.modules():
+            module.training = False
+        return model
 
 
 def held_modules(model: nn.Module) -> list[nn.Module]:
@@ -51,14 +87,20 @@ def held_modules(model: nn.Module) -> list[nn.Module]:
 
 
 class Taken:
-    """The tensors that a shadow takes from its model before each forward pass. A copy of it takes nothing."""
+    """The tensors that a shadow takes from its model before each forward pass. A copy of it takes nothing.
 
-    def __init__(self, pairs: list[tuple[Tensor, Tensor]] | None = None) -> None:
-        self.pairs = pairs or []  # the shadow's own, the model's
+    `pairs` are the shadow's own and the model's; `parameters`, which are shared, has their paths by where they lie.
+    """
+
+    def __init__(
+        self, pairs: Sequence[tuple[Tensor, Tensor]] = (), parameters: Mapping[int, str] | None = None
+    ) -> None:
+        self.pairs = pairs
+        self.parameters = parameters or {}
 
     def again(self) -> None:
         """Take what the model has now; `data`, so that graphs of earlier passes stay usable."""
-        with outside_transforms():
+        with nullcontext() if eager() or torch.compiler.is_compiling() else outside_transforms():
             for own, source in self.pairs:
                 own.data.copy_(source.data)
 
@@ -101,7 +143,10 @@ def _memo(held: Mapping[str, Any], before: Taken) -> tuple[dict[int, Any], Taken
     for wrapper in modules:
         if (inner := unwrapped(wrapper)) is not wrapper:
             memo[id(wrapper)] = copy.deepcopy(inner, memo)
-    return memo, Taken(pairs)
+    parameters = {
+        value.untyped_storage().data_ptr(): path for path, value in held.items() if isinstance(value, nn.Parameter)
+    }
+    return memo, Taken(pairs, parameters)
 
 
 def _twin(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
@@ -116,37 +161,51 @@ def _alias(parameter: nn.Parameter) -> nn.Parameter:
     tensor = parameter.detach()
     alias = nn.Parameter(tensor.clone() if parameter.is_inference() else tensor, requires_grad=False)
     alias.__dict__.update(parameter.__dict__)
+    if type(parameter) is not type(alias) and not isinstance(alias, type(parameter)):
+        alias.__class__ = type(parameter)
     return alias
 
 
 def _can_be_copied(value: Any) -> bool:
     """Whether `copy.deepcopy` takes it: not locks, generators, open files, scripted functions, pointers..."""
+    if isinstance(value, types.ModuleType):
+        return False
     if isinstance(value, (type, *_ATOMS, *_CONTAINERS)) or hasattr(type(value), "__deepcopy__"):
         return True
     try:
         value.__reduce_ex__(4)
-    except (AttributeError, RuntimeError, TypeError, ValueError, copy.Error, pickle.PicklingError):
+    except _COPY_ERRORS:
         return False
     return True
+
+
+# What objects raise that will not be copied or pickled; some say it with whatever their `__getattr__` raises.
+_COPY_ERRORS = (AttributeError, LookupError, RuntimeError, TypeError, ValueError, copy.Error, pickle.PickleError)
 
 
 # -------------------------------------------------------------------------------------------- what a model holds
 
 _ATOMS = (type(None), bool, int, float, complex, str, bytes, types.FunctionType, types.BuiltinFunctionType)
 _CONTAINERS = (dict, list, tuple, set, frozenset, deque)
+_FUNCTIONS = (types.FunctionType, types.MethodType, partial)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 
 
-def _held(model: nn.Module) -> Iterator[tuple[str, Any]]:
-    """Everything that a model holds, each once, by its path; modules first by their own names."""
+def _held(model: nn.Module, functions: bool = True) -> Iterator[tuple[str, Any]]:
+    """Everything that a model holds, each once, by its path; modules first, by their own names.
+
+    Without `functions`, what only functions hold, in closures and defaults, is left out.
+    """
     seen: set[int] = set()
     waiting: deque[tuple[str, Any]] = deque(model.named_modules())
     while waiting:
         path, value = waiting.popleft()
-        if id(value) in seen or isinstance(value, (type, types.ModuleType)):
+        if id(value) in seen or isinstance(value, type):
             continue
         seen.add(id(value))
         yield path, value
+        if isinstance(value, types.ModuleType) or (not functions and isinstance(value, _FUNCTIONS)):
+            continue
         waiting.extend(((path + step).lstrip("."), inner) for step, inner in _inside(value))
 
 
@@ -160,6 +219,8 @@ def _inside(value: Any) -> Iterator[tuple[str, Any]]:
         yield from ((f"({index})", inner) for index, inner in enumerate((value.func, value.args, value.keywords)))
     elif isinstance(value, types.FunctionType):
         yield from (("()", cell.cell_contents) for cell in value.__closure__ or () if _is_filled(cell))
+        yield from (("()", default) for default in value.__defaults__ or ())
+        yield from (("()", default) for default in (value.__kwdefaults__ or {}).values())
     elif isinstance(value, types.MethodType):
         yield "()", value.__self__
     elif not isinstance(value, (*_ATOMS, Tensor)):
@@ -190,18 +251,23 @@ def _rebind_functions(module: nn.Module, memo: dict[int, Any]) -> None:
 
 
 def _rebound(value: Any, memo: dict[int, Any]) -> Any:
+    """A function that works on the copy; the same one, where it has nothing of the original."""
+    value = uncompiled(value)
     if isinstance(value, partial):
         function = _rebound(value.func, memo)
         return value if function is value.func else partial(function, *value.args, **value.keywords)
-    if not isinstance(value, types.FunctionType) or not value.__closure__:
+    if isinstance(value, types.MethodType) and id(value.__self__) in memo:
+        return types.MethodType(value.__func__, memo[id(value.__self__)])
+    if not isinstance(value, types.FunctionType):
         return value
-    cells = [_rebound_cell(cell, memo) for cell in value.__closure__]
-    if all(new is old for new, old in zip(cells, value.__closure__, strict=True)):
+    cells = [_rebound_cell(cell, memo) for cell in value.__closure__ or ()]
+    defaults = tuple(_of_the_copy(default, memo) for default in value.__defaults__ or ())
+    named = {name: _of_the_copy(default, memo) for name, default in (value.__kwdefaults__ or {}).items()}
+    old = (*(value.__closure__ or ()), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values())
+    if all(new is before for new, before in zip((*cells, *defaults, *named.values()), old, strict=True)):
         return value
-    twin = types.FunctionType(
-        value.__code__, value.__globals__, value.__name__, value.__defaults__, closure=tuple(cells)
-    )
-    twin.__kwdefaults__ = value.__kwdefaults__
+    twin = types.FunctionType(value.__code__, value.__globals__, value.__name__, defaults or None, tuple(cells) or None)
+    twin.__kwdefaults__ = named or None
     twin.__dict__.update(value.__dict__)
     return twin
 
@@ -209,16 +275,16 @@ def _rebound(value: Any, memo: dict[int, Any]) -> Any:
 def _rebound_cell(cell: types.CellType, memo: dict[int, Any]) -> types.CellType:
     if not _is_filled(cell):
         return cell
-    inside: Any = cell.cell_contents
-    of_the_model = any(isinstance(part, (nn.Module, Tensor, types.MethodType)) for _, part in _inside(inside))
-    new: Any
-    if isinstance(inside, (nn.Module, Tensor)) or (of_the_model and isinstance(inside, _CONTAINERS)):
-        new = copy.deepcopy(inside, memo)
-    elif isinstance(inside, types.MethodType) and id(inside.__self__) in memo:
-        new = types.MethodType(inside.__func__, memo[id(inside.__self__)])
-    else:
-        new = _rebound(inside, memo)
-    return cell if new is inside else types.CellType(new)
+    new = _of_the_copy(cell.cell_contents, memo)
+    return cell if new is cell.cell_contents else types.CellType(new)
+
+
+def _of_the_copy(inside: Any, memo: dict[int, Any]) -> Any:
+    """What stands in the copy for something that a function holds."""
+    parts = [part for _, part in _inside(inside)] if isinstance(inside, _CONTAINERS) else [inside]
+    if any(isinstance(part, (nn.Module, Tensor)) for part in parts):
+        return copy.deepcopy(inside, memo)
+    return _rebound(inside, memo)
 
 
 # ------------------------------------------------------------------------------------------ wrappers and refusals

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
+from types import FunctionType
+from typing import Any
 
 import torch
+import torch.fx
 import torch.overrides
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
 from torch.nn.modules.batchnorm import _NormBase as AnyNorm  # batch norms and instance norms
 from torch.nn.modules.conv import _ConvNd as AnyConvolution  # transposed ones too
@@ -20,9 +24,12 @@ __all__ = [
     "AnyNorm",
     "disable_torch_function",
     "function_mode_stack",
+    "is_exporting",
+    "is_traced",
     "outside_transforms",
     "saved_tensors_hooked",
     "transforms_active",
+    "uncompiled",
 ]
 
 disable_torch_function = torch._C.DisableTorchFunction
@@ -49,3 +56,22 @@ def saved_tensors_hooked() -> bool:
 def outside_transforms() -> AbstractContextManager[object]:
     """A context in which what is done is no part of a vmap, jacrev or the like that is at work."""
     return temporarily_clear_interpreter_stack()
+
+
+def uncompiled(function: Any) -> Any:
+    """A function as it was before `torch.compile`; any other as it is."""
+    return (
+        vars(function).get("_torchdynamo_orig_callable", function) if isinstance(function, FunctionType) else function
+    )
+
+
+def is_exporting() -> bool:
+    """Whether torch.export is at work, as far as this release of torch says so."""
+    return bool(getattr(torch.compiler, "is_exporting", bool)())
+
+
+def is_traced(args: Collection[Any]) -> bool:
+    """Whether a graph of operators is being written down, in which backward passes have no part."""
+    by_operators = get_proxy_mode() is not None
+    by_proxy = isinstance(args, torch.fx.Proxy) or any(isinstance(arg, torch.fx.Proxy) for arg in args)
+    return by_operators or by_proxy or bool(torch._C._get_tracing_state())
