@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode, handle_torch_function
+from torch.overrides import TorchFunctionMode
 
 from attribkit.engine import activations, linear, masks, norms, pooling
 from attribkit.engine.autograd import eager
@@ -212,14 +212,14 @@ class _Pause:
 
 def _applied(call: Call, x: Tensor, original: Original, here: Passage) -> Any:
     """The call under the plan; a tensor of a class of somebody's comes out as that class wants it."""
-    if type(x) in (Tensor, nn.Parameter) or type(x).__torch_function__ is Tensor.__torch_function__:
+    if type(x) in (Tensor, nn.Parameter):
         with disable_torch_function():
             return call.apply(x, original, here)
 
     def apply(x: Tensor) -> Any:
         return call.apply(x, original, here)
 
-    return handle_torch_function(apply, (x,), x)
+    return type(x).__torch_function__(apply, (type(x),), (x,), {})
 
 
 def _are_tensors(args: tuple[Any, ...]) -> bool:
