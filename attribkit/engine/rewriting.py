@@ -135,9 +135,9 @@ class Rewritten(nn.Module):
         lift = self._lift(args, kwargs)
         output = self.run(lift, args, kwargs)
         self._look_back(lift, output)
+        self._require_known_parts()
         self._require_something_to_swap()
         self._require_all_swapped()
-        self._require_known_parts()
         if isinstance(self.plan.switches, Switches):
             self.plan.switches.check_all_used(lift.pools)
         return output

@@ -93,9 +93,9 @@ def test_a_pattern_that_fits_no_site_is_refused_with_the_nearest_names() -> None
         net(images())
 
 
-def test_a_rule_by_part_that_is_backprop_everywhere_it_acts_has_nothing_to_rewrite() -> None:
-    """Only parts that the image passes count."""
-    with pytest.raises(attribkit.NothingToRewrite):
+def test_a_module_that_is_no_site_is_no_part() -> None:
+    """Patterns are held against the names of sites: a convolution has no rule."""
+    with pytest.raises(attribkit.AttribkitError, match=r"no site fits the pattern 'head'"):
         attribkit.rewrite(Net(), {"head": "guided"})(images())
 
 
