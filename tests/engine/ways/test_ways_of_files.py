@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -300,9 +301,11 @@ def test_metadata_that_say_anything_else_are_refused(tmp_path: Path, name: str) 
     assert any(word in said for word in ("cat", "first", "second", "third"))
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in METADATA if name.startswith(("a plane", "an infinite", "a negative"))]
-)
+# What cannot be read at all has no sites to name.
+PLANES = [name for name in METADATA if "plane" in name and not re.search("nested|too long", name)]
+
+
+@pytest.mark.parametrize("name", PLANES)
 def test_a_plane_that_is_none_is_said_of_its_site(tmp_path: Path, name: str) -> None:
     """Not only the file is named, but the pool whose plane it is."""
     indices, _ = recorded()
