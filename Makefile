@@ -54,7 +54,7 @@ reference-table: $(STAMP) ## write docs/reference-models.md and the model card f
 validation: $(STAMP) ## the study on switches, hours: make validation CIFAR=packed file or folder PHOTOS=folder
 	$(BIN)/attribkit validate --data $(CIFAR) --workers $(WORKERS) --out runs/validation/cifar
 	$(BIN)/attribkit validate --data $(PHOTOS) --workers $(WORKERS) --out runs/validation/photos --models examples/efficientnet_lite0.py:build
-	$(BIN)/python -m attribkit.reference_models.switch_study.findings docs/validation.md runs/validation/cifar runs/validation/photos
+	$(BIN)/python benchmarks/validation_page.py docs/validation.md runs/validation/cifar runs/validation/photos
 
 zoo: $(STAMP) ## every rule on 40 real architectures, with the worst error of each
 	OMP_NUM_THREADS=1 $(BIN)/python tests/zoo.py

@@ -11,7 +11,7 @@ import click
 from attribkit.cli import options
 
 if TYPE_CHECKING:
-    from attribkit.reference_models.switch_study.study import Part, Settings
+    from attribkit.reference_models.switch_study.parts import Part, Settings
     from attribkit.reference_models.switch_study.testset import TestSet
 
 MODELS = "all_cnn_c,convpool_cnn_c,model_c"
@@ -57,21 +57,20 @@ def command(
     measured and when it counts as supported, refuted or undecided was fixed beforehand: docs/validation.md.
     """
     from attribkit.files import write_whole
-    from attribkit.reference_models.switch_study import findings, study, testset
+    from attribkit.reference_models.switch_study import document, findings, parts, testset
 
     names = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
     settings = _settings(quick, images, seed, str(options.torch_device(device)))
-    lacking = study.missing(names)
+    lacking = parts.missing(names)
     if len(lacking) == len(names):
         raise click.ClickException("; ".join(lacking.values()) or "--models names none")
     tests = testset.read(data).drawn(settings.images, seed)
-    parts = study.parts([name for name in names if name not in lacking], tests, settings)
+    every = parts.parts([name for name in names if name not in lacking], tests, settings)
     try:
-        _run(parts, tests, settings, out, workers, quiet or as_json)
+        _run(every, tests, settings, out, workers, quiet or as_json)
     except KeyboardInterrupt:
         raise click.ClickException("stopped; the same command goes on with what is not done") from None
-    documents = {part: _kept(part, out) for part in parts}
-    results = study.results(documents, tests, settings, lacking)
+    results = document.results({part: _kept(part, out) for part in every}, tests, settings, lacking)
     text = json.dumps(results, indent=2)
     write_whole(out / "results.json", f"{text}\n".encode())
     write_whole(out / "index.html", findings.page(results, out).encode())
@@ -81,7 +80,7 @@ def command(
 def _settings(quick: bool, images: int | None, seed: int, device: str) -> Settings:
     from dataclasses import replace
 
-    from attribkit.reference_models.switch_study.study import FULL, QUICK
+    from attribkit.reference_models.switch_study.parts import FULL, QUICK
 
     settings = replace(QUICK if quick else FULL, seed=seed, device=device)
     if images is None:
@@ -91,30 +90,30 @@ def _settings(quick: bool, images: int | None, seed: int, device: str) -> Settin
 
 
 def _kept(part: Part, out: Path) -> dict[str, Any]:
-    from attribkit.reference_models.switch_study import study
+    from attribkit.reference_models.switch_study import parts
 
-    document = study.kept(part, out)
+    document = parts.kept(part, out)
     assert document is not None, f"{part.file} was written just now"
     return document
 
 
-def _run(parts: list[Part], tests: TestSet, settings: Settings, out: Path, workers: int, quiet: bool) -> None:
+def _run(every: list[Part], tests: TestSet, settings: Settings, out: Path, workers: int, quiet: bool) -> None:
     """What is not there yet, several parts at once."""
     from concurrent.futures import ProcessPoolExecutor, as_completed
     from multiprocessing import get_context
 
     from attribkit.cli.progress import tracked
     from attribkit.reference_models.process import end_with_parent
-    from attribkit.reference_models.switch_study import study
+    from attribkit.reference_models.switch_study import parts
 
-    todo = [part for part in parts if study.kept(part, out) is None]
+    todo = [part for part in every if parts.kept(part, out) is None]
     if workers == 1:
         for part in tracked(todo, "parts", quiet):
-            study.run(part, tests, settings, out)
+            parts.run(part, tests, settings, out)
     if workers == 1 or not todo:
         return
     with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), end_with_parent) as pool:
-        done = as_completed([pool.submit(study.run, part, tests, settings, out) for part in todo])
+        done = as_completed([pool.submit(parts.run, part, tests, settings, out) for part in todo])
         try:
             for _ in tracked(todo, "parts", quiet):
                 next(done).result()
@@ -127,17 +126,19 @@ def _in_words(results: dict[str, Any], out: Path) -> str:
     lines = []
     for name, network in results["networks"].items():
         lines.append(name)
-        for figure in network["trained"]["figures"]:
-            lines.append(f"  {figure['metric']}, {figure['unit']}: {figure['verdict']}")
-            lines += [f"    {rule} {_cells(figure, rule)}" for rule in figure["losses"]]
+        for measurement in network["trained"]["measurements"]:
+            lines.append(f"  {measurement['metric']}, {measurement['unit']}: {measurement['verdict']}")
+            lines += [f"    {rule} {_cells(measurement, rule)}" for rule in measurement["losses"]]
         lines.append("  " + ", ".join(f"{metric}: {verdict}" for metric, verdict in network["verdict"].items()))
     lines += [f"{name}: missing: {why}" for name, why in results["missing"].items()]
     return "\n".join([*lines, str(out / "results.json"), str(out / "index.html")])
 
 
-def _cells(figure: dict[str, Any], rule: str) -> str:
-    means = ", ".join(f"{condition} {_number(row[rule]['mean'])}" for condition, row in figure["means"].items())
-    lost = {key: _number(value) for key, value in figure["losses"][rule].items()}
+def _cells(measurement: dict[str, Any], rule: str) -> str:
+    means = ", ".join(
+        f"{condition} {_number(means[rule]['mean'])}" for condition, means in measurement["means"].items()
+    )
+    lost = {key: _number(value) for key, value in measurement["losses"][rule].items()}
     return f"{means}; loses {lost['mean']} ({lost['low']} to {lost['high']})"
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from attribkit.engine.rewriting import rewrite
 from attribkit.explaining.fields import Window, receptive_field
 from attribkit.metrics.cases import batches
-from attribkit.reference_models.switch_study.subjects import WITH, Subject, Units, maps_of
+from attribkit.reference_models.switch_study.subjects import WITH, ChosenUnits, Subject, maps_of
 from attribkit.reference_models.switch_study.validation import RULES
 from attribkit.report.pictures import Picture, encode_png, enlarged, grid, panel, picture
 
@@ -27,7 +27,7 @@ COLUMN, DETAIL = 224, 112  # those that a tile of `side_by_side` takes and shows
 LIMIT = 700_000
 CHANNELS = 8
 
-Row = list[Picture]
+Tiles = list[Picture]
 
 
 def lower_layers(net: nn.Module, layer: str, side: int | tuple[int, int], most: int = 64) -> Picture:
@@ -43,7 +43,7 @@ def lower_layers(net: nn.Module, layer: str, side: int | tuple[int, int], most: 
         _, channels, *plane = deconvnet.forward_to(layer, empty.clone()).shape
     middle = [size // 2 for size in plane]
     each = torch.arange(min(channels, most))
-    x = empty.repeat(len(each), 1, 1, 1).requires_grad_()  # one backward pass for all channels, an image each
+    x = empty.repeat(len(each), 1, 1, 1).requires_grad_()  # one backward pass for all channels, one image each
     units = deconvnet.forward_to(layer, x.clone())[each, each, middle[0], middle[1]]
     (maps,) = torch.autograd.grad(units.sum(), x)
     top, left, bottom, right = receptive_field(net, layer, empty).box(middle)
@@ -51,67 +51,67 @@ def lower_layers(net: nn.Module, layer: str, side: int | tuple[int, int], most: 
     return _fitting([tiles], TILE, lambda rows: grid(rows[0]))
 
 
-def strongest_patches(one: Subject, layer: str, channels: Sequence[int] | None = None, count: int = 10) -> Picture:
-    """For each channel the strongest units, one an image: a row of what they see, and under it guided backprop's maps.
+def strongest_patches(subject: Subject, layer: str, channels: Sequence[int] | None = None, count: int = 10) -> Picture:
+    """For each channel the strongest units, one per image: a row of what they see, and under it guided backprop's maps.
 
     Without `channels` the first eight. Patches that reach over the image's edge are grey there.
     """
-    windows = receptive_field(one.net, layer, one.images[:1]).windows
-    rows: list[Row] = []
-    for strongest in _strongest(one, layer, slice(CHANNELS) if channels is None else list(channels), count):
-        maps = maps_of(one.net, "own", "guided", strongest.units, one.images[strongest.images])
-        seen = _patches(one.pictures[strongest.images], strongest.places, windows, beyond=0.5)
+    windows = receptive_field(subject.net, layer, subject.images[:1]).windows
+    rows: list[Tiles] = []
+    for strongest in _strongest(subject, layer, slice(CHANNELS) if channels is None else list(channels), count):
+        maps = maps_of(subject.net, "own", "guided", strongest.units, subject.images[strongest.images])
+        seen = _patches(subject.pictures[strongest.images], strongest.places, windows, beyond=0.5)
         explained = _patches(maps, strongest.places, windows, beyond=0.0)
         rows.append(_photographs(seen, TILE) + _drawn(explained, TILE))
-    columns = min(count, len(one.images))
+    columns = min(count, len(subject.images))
     return _fitting(rows, TILE, lambda shown: grid([tile for row in shown for tile in row], columns))
 
 
-def side_by_side(one: Subject, kind: str, count: int = 4) -> Picture:
-    """A row an image: the picture, the rules without switches, and the rules with the image's own."""
-    few = one.first(count)
+def side_by_side(subject: Subject, kind: str, count: int = 4) -> Picture:
+    """One row per image: the picture, the rules without switches, and the rules with the image's own."""
+    few = subject.first(count)
     columns = {"picture": _photographs(few.pictures, DETAIL)}
-    for condition in (one.without, WITH):
-        net, way = one.conditions[condition]
+    for condition in (subject.without, WITH):
+        net, way = subject.conditions[condition]
         for rule in RULES:
             maps = maps_of(net, way, rule, few.units[kind], few.images)
             columns[f"{rule}, {condition}"] = _drawn(maps, DETAIL)
 
-    def draw(rows: list[Row]) -> Picture:
+    def draw(rows: list[Tiles]) -> Picture:
         return panel([grid(list(column), columns=1) for column in zip(*rows, strict=True)], list(columns))
 
     return _fitting([list(row) for row in zip(*columns.values(), strict=True)], COLUMN, draw)
 
 
-def figures(one: Subject) -> dict[str, tuple[Picture, str]]:
+def figures(subject: Subject) -> dict[str, tuple[Picture, str]]:
     """Every figure of a trained subject by the stem of its file, with a sentence that says what it shows."""
-    found = {}
-    if one.pooled is not None:  # otherwise there are switches to lack, and the control is what the paper shows
-        for layer in _convolutions(one.net)[:3]:
-            found[_stem("lower-layers", layer)] = (
-                lower_layers(one.net, layer, (one.images.shape[2], one.images.shape[3])),
+    drawn = {}
+    if subject.pooled is not None:  # otherwise there are switches to lack, and the control is what the paper shows
+        for layer in _convolutions(subject.net)[:3]:
+            drawn[_stem("lower-layers", layer)] = (
+                lower_layers(subject.net, layer, (subject.images.shape[2], subject.images.shape[3])),
                 f"What {layer} responds to, by a deconvnet without an image and without switches: each tile is a "
                 "channel, and shows what its unit in the middle sees.",
             )
-    named = dict(one.net.named_modules())
-    layers = ("conv6", "conv9") if "conv6" in named and "conv9" in named else (one.middle, one.last)
+    named = dict(subject.net.named_modules())
+    layers = ("conv6", "conv9") if "conv6" in named and "conv9" in named else (subject.middle, subject.last)
     for layer in layers:
-        found[_stem("strongest-patches", layer)] = (
-            strongest_patches(one, layer),
+        drawn[_stem("strongest-patches", layer)] = (
+            strongest_patches(subject, layer),
             f"What excites {layer} most: for each channel, from the first one on, a row with what its strongest units "
-            "see, one unit an image and the strongest on the left, and under it a row with guided backprop's maps.",
+            "see, one unit per image and the strongest on the left, and under it a row with guided backprop's maps.",
         )
-    the_unit = {"last": f"the strongest unit of {one.last}", "class": "the class that the network names"}
+    the_unit = {"last": f"the strongest unit of {subject.last}", "class": "the class that the network names"}
     for kind, unit in the_unit.items():
-        found[_stem("side-by-side", kind)] = (side_by_side(one, kind), _compared(one, unit))
-    return found
+        drawn[_stem("side-by-side", kind)] = (side_by_side(subject, kind), _compared(subject, unit))
+    return drawn
 
 
-def _compared(one: Subject, unit: str) -> str:
-    own = "with the image's own" if one.pooled is None else "with the image's own after strides_to_pools"
+def _compared(subject: Subject, unit: str) -> str:
+    own = "with the image's own" if subject.pooled is None else "with the image's own after strides_to_pools"
     return (
-        f"{unit[0].upper()}{unit[1:]}, a row an image: the picture, then {', '.join(RULES[:-1])} and {RULES[-1]} "
-        f"without switches ({one.without}), then the same three {own}."
+        f"{unit[0].upper()}{unit[1:]}, one row per image: the picture, then {', '.join(RULES[:-1])} and {RULES[-1]} "
+        f"without switches ({subject.without}), then the same three {own}."
     )
 
 
@@ -125,26 +125,26 @@ def _convolutions(net: nn.Module) -> list[str]:
 
 @dataclass(frozen=True)
 class Strongest:
-    """A channel's strongest units, one an image: which images, and where in the layer."""
+    """A channel's strongest units, one per image: which images, and where in the layer."""
 
-    units: Units
+    units: ChosenUnits
     images: Tensor
     places: list[tuple[int, int]]
 
 
 @torch.no_grad()
-def _strongest(one: Subject, layer: str, channels: slice | list[int], count: int) -> list[Strongest]:
+def _strongest(subject: Subject, layer: str, channels: slice | list[int], count: int) -> list[Strongest]:
     """For each channel its strongest units of all."""
-    net = rewrite(one.net, "backprop")
-    found = []
-    for part in batches(one.images):
-        outputs = net.forward_to(layer, one.images[part].clone())
-        found.append(outputs[:, channels].flatten(2).max(2))
-    strengths, places = (torch.cat(parts) for parts in zip(*found, strict=True))
+    net = rewrite(subject.net, "backprop")
+    strongest = []
+    for part in batches(subject.images):
+        outputs = net.forward_to(layer, subject.images[part].clone())
+        strongest.append(outputs[:, channels].flatten(2).max(2))
+    strengths, places = (torch.cat(parts) for parts in zip(*strongest, strict=True))
     numbers = torch.arange(outputs.shape[1], device=outputs.device)[channels]
     return [
         Strongest(
-            Units(layer, numbers[k].expand(len(images)), places[images, k]),
+            ChosenUnits(layer, numbers[k].expand(len(images)), places[images, k]),
             images,
             [divmod(place, outputs.shape[3]) for place in places[images, k].tolist()],
         )
@@ -175,11 +175,11 @@ def _span(window: Window, i: int) -> slice:
     return slice(i * window.stride, i * window.stride + window.before + window.after)
 
 
-def _drawn(maps: Tensor, most: int) -> Row:
+def _drawn(maps: Tensor, most: int) -> Tiles:
     return [picture(values.cpu().numpy(), "classic") for values in _averaged(maps, most)]
 
 
-def _photographs(pictures: Tensor, most: int) -> Row:
+def _photographs(pictures: Tensor, most: int) -> Tiles:
     return list((_averaged(pictures, most) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
 
 
@@ -188,7 +188,7 @@ def _averaged(values: Tensor, most: int) -> Tensor:
     return F.avg_pool2d(values, math.ceil(max(values.shape[2:]) / most), ceil_mode=True)
 
 
-def _fitting(rows: list[Row], place: int, draw: Callable[[list[Row]], Picture]) -> Picture:
+def _fitting(rows: list[Tiles], place: int, draw: Callable[[list[Tiles]], Picture]) -> Picture:
     """Tiles enlarged by a whole number to at most the size of their place, so that the PNG is within the limit."""
     largest = max(place // max(rows[0][0].shape[:2]), 1)
     ways = [(factor, len(rows)) for factor in range(largest, 0, -1)]

@@ -25,7 +25,7 @@ RANDOM_SHARE = {"trained": 0.0, "untrained": 1.0, "upper third random": 1 / 3}
 
 
 @dataclass(frozen=True)
-class Units:
+class ChosenUnits:
     """What is explained of each image: a channel and a position of a layer, or a class (without layer and position)."""
 
     layer: str | None
@@ -39,8 +39,8 @@ class Units:
             return output[rows, self.channels]
         return output.flatten(2)[rows, self.channels, self.positions]
 
-    def of(self, part: slice) -> Units:
-        return Units(self.layer, self.channels[part], None if self.positions is None else self.positions[part])
+    def of(self, part: slice) -> ChosenUnits:
+        return ChosenUnits(self.layer, self.channels[part], None if self.positions is None else self.positions[part])
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,12 +73,12 @@ class Subject:
         return {WITH: (self.net, "own"), **{name: (self.net, way) for name, way in ways.items()}}
 
     @cached_property
-    def units(self) -> dict[str, Units]:
+    def units(self) -> dict[str, ChosenUnits]:
         """Chosen in the network as it is: the strongest of each layer, and the class that is predicted."""
         return {
             "middle": _strongest(self.net, self.middle, self.images),
             "last": _strongest(self.net, self.last, self.images),
-            "class": Units(None, Cases(self.net, self.images).classes),
+            "class": ChosenUnits(None, Cases(self.net, self.images).classes),
         }
 
     def first(self, count: int) -> Subject:
@@ -90,10 +90,10 @@ class Subject:
 def read(network: str) -> LoadedModel:
     """A classifier by its name, or by NAME=FILE with the weights of a file."""
     name, _, file = network.partition("=")
-    found = load(name, file or "default")
-    if found.output is not None:
-        raise BadValue(f"{name} gives more than one score a class: name a classifier")
-    return found
+    loaded = load(name, file or "default")
+    if loaded.output is not None:
+        raise BadValue(f"{name} gives more than one score per class: name a classifier")
+    return loaded
 
 
 def prepared(
@@ -129,13 +129,13 @@ def _asked_layers(net: nn.Module) -> tuple[str, str]:
     Of channels before the norm the strongest would be the one with the largest weights; after a ReLU6 it would be any
     of those that are at 6, where nothing passes.
     """
-    found = []
+    spatial = []
     for (name, module), (after, follower) in pairwise([*net.named_modules(), ("", net)]):
         if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1:
-            found.append(_norm(after, follower) if isinstance(follower, AnyBatchNorm) else name)
-    if not found:
+            spatial.append(_norm(after, follower) if isinstance(follower, AnyBatchNorm) else name)
+    if not spatial:
         raise BadValue(f"{type(net).__name__} has no convolution that sees more than a pixel")
-    return found[len(found) // 2], found[-1]
+    return spatial[len(spatial) // 2], spatial[-1]
 
 
 def _norm(name: str, norm: nn.Module) -> str:
@@ -151,24 +151,24 @@ def _outputs(net: nn.Module, layer: str, images: Tensor) -> Tensor:
         return torch.cat([_reached(shadow, layer, images[part]) for part in batches(images)])
 
 
-def _strongest(net: nn.Module, layer: str, images: Tensor) -> Units:
+def _strongest(net: nn.Module, layer: str, images: Tensor) -> ChosenUnits:
     strength, places = _outputs(net, layer, images).flatten(2).max(2)
     channels = strength.argmax(1)
-    return Units(layer, channels, places.gather(1, channels[:, None])[:, 0])
+    return ChosenUnits(layer, channels, places.gather(1, channels[:, None])[:, 0])
 
 
-def same_unit(one: Subject, kind: str) -> Units:
+def same_unit(subject: Subject, kind: str) -> ChosenUnits:
     """One unit for all images: the channel that is strongest most often, in the middle."""
-    units = one.units[kind]
+    units = subject.units[kind]
     channel = units.channels.mode().values
     middle = None
     if units.layer is not None:
-        height, width = _outputs(one.net, units.layer, one.images[:1]).shape[2:]
+        height, width = _outputs(subject.net, units.layer, subject.images[:1]).shape[2:]
         middle = torch.full_like(units.channels, height // 2 * width + width // 2)
-    return Units(units.layer, channel.expand_as(units.channels), middle)
+    return ChosenUnits(units.layer, channel.expand_as(units.channels), middle)
 
 
-def maps_of(net: nn.Module, way: str, rule: str, units: Units, images: Tensor) -> Tensor:
+def maps_of(net: nn.Module, way: str, rule: str, units: ChosenUnits, images: Tensor) -> Tensor:
     """The map of each image's unit."""
     maps: list[Tensor] = []
     others = images.roll(1, 0)

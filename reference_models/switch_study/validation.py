@@ -1,13 +1,12 @@
 """Does guided backprop work without switches? The experiment that docs/validation.md lays down.
 
 A subject, a network with its images, is looked at in *conditions* (with switches, without) under each rule, and every
-metric gives one score an image. What is compared sees the same images and the same units.
+metric gives one score per image. What is compared sees the same images and the same units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -18,15 +17,13 @@ from torch import Tensor, nn
 from attribkit import Cases, evaluate, metrics, rewrite
 from attribkit.metrics.cases import batches
 from attribkit.metrics.scoring import MapMaker
-from attribkit.reference_models.switch_study.subjects import RANDOM_SHARE, WITH, Subject, Units, maps_of, same_unit
-from attribkit.reference_models.switch_study.verdict import (
-    Interval,
-    Scores,
-    Verdict,
-    loss,
-    mean_interval,
-    verdict,
-    worst,
+from attribkit.reference_models.switch_study.subjects import (
+    RANDOM_SHARE,
+    WITH,
+    ChosenUnits,
+    Subject,
+    maps_of,
+    same_unit,
 )
 
 RULES = ("backprop", "deconvnet", "guided")
@@ -49,34 +46,37 @@ OF_LOGITS = ("insertion - deletion", "occlusion", "grid")
 # ------------------------------------------------------------------------------------------------------- the scores
 
 
-Row = dict[str, list[float]]  # rule, or whatever else makes maps -> a score an image
-Scored = dict[str, dict[str, Row]]  # unit, condition -> row
+ByMapper = dict[str, list[float]]  # rule, or whatever else makes maps -> one score per image
+Scored = dict[str, dict[str, ByMapper]]  # unit, condition -> scores
 
 
-def scores(one: Subject, metric: str, *, asked: int, steps: int, seed: int) -> tuple[Scored, dict[str, Row]]:
+def scores(subject: Subject, metric: str, *, asked: int, steps: int, seed: int) -> tuple[Scored, dict[str, ByMapper]]:
     """A metric for every kind of unit, condition and rule; and its bounds: what maps get that ask no network.
 
     Metrics of logits see the first `asked` images only; they and random weights are asked with switches and without.
     """
     of_logits = metric in OF_LOGITS
-    who = one.first(asked) if of_logits else one
-    only_two = of_logits or RANDOM_SHARE[one.weights] > 0
-    conditions = {key: pair for key, pair in one.conditions.items() if not only_two or key in (WITH, one.without)}
-    found: Scored = {}
-    bounds: dict[str, Row] = {}
-    for kind in ("class",) if of_logits else who.units:
-        judges = {net: _judge(metric, who, kind, net, steps, seed) for net, _ in conditions.values()}
-        found[kind] = {
+    if of_logits:
+        subject = subject.first(asked)
+    only_two = of_logits or RANDOM_SHARE[subject.weights] > 0
+    conditions = {
+        name: pair for name, pair in subject.conditions.items() if not only_two or name in (WITH, subject.without)
+    }
+    scored: Scored = {}
+    bounds: dict[str, ByMapper] = {}
+    for kind in ("class",) if of_logits else subject.units:
+        judges = {net: _judge(metric, subject, kind, net, steps, seed) for net, _ in conditions.values()}
+        scored[kind] = {
             condition: {rule: judges[net].score(partial(maps_of, net, way, rule)).tolist() for rule in RULES}
             for condition, (net, way) in conditions.items()
         }
-        own = judges[one.net]
+        own = judges[subject.net]
         mapped = {name: own.score(mapper) for name, mapper in (_BOUNDS | own.mappers).items()}
         bounds[kind] = {name: values.tolist() for name, values in (mapped | own.bounds()).items()}
-    return found, bounds
+    return scored, bounds
 
 
-Mapper = Callable[[Units, Tensor], Tensor]
+Mapper = Callable[[ChosenUnits, Tensor], Tensor]
 
 _BOUNDS: dict[str, Mapper] = {
     "Sobel map": lambda _, images: metrics.sobel_maps(images),
@@ -93,13 +93,13 @@ class Judge(NamedTuple):
     bounds: Callable[[], dict[str, Tensor]] = dict
 
 
-def _judge(metric: str, one: Subject, kind: str, net: nn.Module, steps: int, seed: int) -> Judge:
+def _judge(metric: str, subject: Subject, kind: str, net: nn.Module, steps: int, seed: int) -> Judge:
     """Of one kind of unit; where pixels are put in and out, the response is that of the network that was explained."""
     if metric == "source retrieval":
-        return Judge(partial(_retrieval, one, kind), {"the image itself": lambda _, images: images})
+        return Judge(partial(_retrieval, subject, kind), {"the image itself": lambda _, images: images})
     if metric == "image dependence":
-        return Judge(partial(_dependence, one, same_unit(one, kind)))
-    cases = Cases(net, one.images, one.units[kind].channels, steps, seed)
+        return Judge(partial(_dependence, subject, same_unit(subject, kind)))
+    cases = Cases(net, subject.images, subject.units[kind].channels, steps, seed)
 
     def score(mapper: Mapper) -> Tensor:
         return evaluate(_method(mapper), metric, cases)
@@ -109,16 +109,16 @@ def _judge(metric: str, one: Subject, kind: str, net: nn.Module, steps: int, see
 
 def _method(mapper: Mapper) -> MapMaker:
     """A mapper, asked for classes as `evaluate` asks."""
-    return lambda images, classes: mapper(Units(None, classes), images)
+    return lambda images, classes: mapper(ChosenUnits(None, classes), images)
 
 
-def _retrieval(one: Subject, kind: str, mapper: Mapper) -> Tensor:
-    groups = zip(_groups(mapper(one.units[kind], one.images)), _groups(one.pictures), strict=True)
+def _retrieval(subject: Subject, kind: str, mapper: Mapper) -> Tensor:
+    groups = zip(_groups(mapper(subject.units[kind], subject.images)), _groups(subject.pictures), strict=True)
     return torch.cat([metrics.found_sources(maps, pictures) for maps, pictures in groups]).double()
 
 
-def _dependence(one: Subject, units: Units, mapper: Mapper) -> Tensor:
-    return torch.cat([metrics.image_dependence(maps) for maps in _groups(mapper(units, one.images))])
+def _dependence(subject: Subject, units: ChosenUnits, mapper: Mapper) -> Tensor:
+    return torch.cat([metrics.image_dependence(maps) for maps in _groups(mapper(units, subject.images))])
 
 
 def _groups(rows: Tensor) -> tuple[Tensor, ...]:
@@ -134,97 +134,53 @@ def _ceiling(cases: Cases) -> dict[str, Tensor]:
 # ------------------------------------------------------------------------------------- what is known to go wrong
 
 
-def failures(one: Subject, *, seed: int) -> dict[str, dict[str, Row]]:
+def failures(subject: Subject, *, seed: int) -> dict[str, dict[str, ByMapper]]:
     """Likeness of maps that ought to differ: those of two classes, and those of different start signals.
 
-    By condition and rule, one number an image; near 1 the map does not depend on what is asked.
+    By condition and rule, one number per image; near 1 the map does not depend on what is asked.
     """
-    cases = Cases(one.net, one.images)
-    found: dict[str, dict[str, Row]] = {"class sensitivity": {}, "signal convergence": {}}
-    for condition, (net, way) in one.conditions.items():
-        if condition not in (WITH, one.without):
+    cases = Cases(subject.net, subject.images)
+    alike: dict[str, dict[str, ByMapper]] = {"class sensitivity": {}, "signal convergence": {}}
+    for condition, (net, way) in subject.conditions.items():
+        if condition not in (WITH, subject.without):
             continue
-        found["class sensitivity"][condition] = {
+        alike["class sensitivity"][condition] = {
             rule: evaluate(_method(partial(maps_of, net, way, rule)), "class sensitivity", cases).tolist()
             for rule in RULES
         }
-        found["signal convergence"][condition] = {
-            rule: _convergence(net, way, rule, one, seed).tolist() for rule in RULES
+        alike["signal convergence"][condition] = {
+            rule: _convergence(net, way, rule, subject, seed).tolist() for rule in RULES
         }
-    return found
+    return alike
 
 
-def _convergence(net: nn.Module, way: str, rule: str, one: Subject, seed: int) -> Tensor:
+def _convergence(net: nn.Module, way: str, rule: str, subject: Subject, seed: int) -> Tensor:
     rewritten = rewrite(net, rule, switches=way)
-    forward = partial(rewritten.forward_to, one.last)
+    forward = partial(rewritten.forward_to, subject.last)
     return torch.cat(
         [
-            metrics.signal_convergence(metrics.maps_of_random_signals(forward, one.images[part], SIGNALS, seed))
-            for part in batches(one.images)
+            metrics.signal_convergence(metrics.maps_of_random_signals(forward, subject.images[part], SIGNALS, seed))
+            for part in batches(subject.images)
         ]
     )
 
 
-def cascade(one: Subject, *, seed: int) -> list[tuple[str, Row, Row]]:
+def cascade(subject: Subject, *, seed: int) -> list[tuple[str, ByMapper, ByMapper]]:
     """How like its own map each rule's map of the class stays while layers are made random, from the top down.
 
     For some layers, evenly chosen, the last one among them: rank similarity and SSIM by rule, of the network as it is.
     """
-    units = one.units["class"]
-    way = one.conditions[one.without][1]
-    own = {rule: maps_of(one.net, way, rule, units, one.images) for rule in RULES}
-    count = sum(1 for _ in metrics.cascade(one.net, seed))  # gone through twice, as copies of a network are large
+    units = subject.units["class"]
+    way = subject.conditions[subject.without][1]
+    own = {rule: maps_of(subject.net, way, rule, units, subject.images) for rule in RULES}
+    count = sum(1 for _ in metrics.cascade(subject.net, seed))  # gone through twice, as copies of a network are large
     chosen = set(np.linspace(0, count - 1, min(CASCADE, count)).round().astype(int).tolist())
-    found = []
-    for index, (layer, net) in enumerate(metrics.cascade(one.net, seed)):
+    stages = []
+    for index, (layer, net) in enumerate(metrics.cascade(subject.net, seed)):
         if index not in chosen:
             continue
-        pairs = {rule: (own[rule], maps_of(net, way, rule, units, one.images)) for rule in RULES}
+        pairs = {rule: (own[rule], maps_of(net, way, rule, units, subject.images)) for rule in RULES}
         rank = {rule: metrics.rank_similarity(*pair).tolist() for rule, pair in pairs.items()}
         ssim = {rule: metrics.structural_similarity(*pair).tolist() for rule, pair in pairs.items()}
-        found.append((layer, rank, ssim))
-    return found
-
-
-# ------------------------------------------------------------------------------------------------------ the verdict
-
-
-@dataclass(frozen=True)
-class Judged:
-    """One metric of one kind of unit: means by condition and rule, what each rule loses, and the verdict."""
-
-    metric: str
-    unit: str
-    means: Mapping[str, Mapping[str, Interval]]
-    losses: Mapping[str, Interval]
-    margin: float
-    verdict: Verdict
-
-
-def judged(scored: Mapping[str, Scored], without: str, *, resamples: int, seed: int) -> list[Judged]:
-    """Intervals and verdicts from the scores of one subject, by metric."""
-    found = []
-    for metric, kinds in scored.items():
-        for kind, cells in kinds.items():
-            losses = {
-                rule: loss(array(cells[WITH][rule]), array(cells[without][rule]), resamples, seed) for rule in RULES
-            }
-            means = {
-                condition: {rule: mean_interval(array(row[rule]), resamples, seed) for rule in RULES}
-                for condition, row in cells.items()
-            }
-            margin = MARGINS[metric]
-            found.append(
-                Judged(metric, kind, means, losses, margin, verdict(losses["guided"], losses["deconvnet"], margin))
-            )
-    return found
-
-
-def verdicts(found: list[Judged]) -> dict[str, Verdict]:
-    """One for each metric: the worst over its kinds of unit."""
-    return {metric: worst(one.verdict for one in found if one.metric == metric) for metric in MARGINS}
-
-
-def array(values: list[float]) -> Scores:
-    """Scores as numbers; null, as JSON has it, is undefined."""
-    return np.asarray(values, dtype=np.float64)
+        stages.append((layer, rank, ssim))
+    return stages

@@ -14,19 +14,17 @@ import fcntl
 import io
 import json
 import pickle
-import platform
-import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from attribkit import __version__
 from attribkit.errors import BadValue
 from attribkit.files import write_whole
+from attribkit.reference_models.provenance import commit, versions
 
-# What makes two runs different ones; the rest of run.json is told, not compared.
+# What makes two runs different ones; the rest of run.json is kept, not compared.
 _IDENTITY = ("model", "recipe", "seed", "data")
 
 
@@ -85,27 +83,8 @@ def described(folder: Path) -> dict[str, Any]:
 
 
 def surroundings() -> dict[str, Any]:
-    """What else a figure may depend on."""
-    return {
-        "versions": {
-            "attribkit": __version__,
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        },
-        "commit": _commit(),
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _commit() -> str | None:
-    """The commit that the code comes from, when it runs from a checkout."""
-    git = ("git", "-C", str(Path(__file__).parent))
-    try:
-        found = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{found}{' with changes' if dirty.strip() else ''}"
+    """What else a run may depend on."""
+    return {"versions": versions(), "commit": commit(), "threads": torch.get_num_threads()}
 
 
 def save_checkpoint(folder: Path, state: Mapping[str, Any]) -> None:

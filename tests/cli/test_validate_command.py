@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ import torch
 from conftest import Command
 from PIL import Image
 
-from attribkit.reference_models.switch_study import figures, study, testset, validation
+import attribkit
+from attribkit.reference_models.switch_study import figures, parts, testset, validation
 from attribkit.reference_models.switch_study.subjects import RANDOM_SHARE, WITH, Subject
 from attribkit.reference_models.switch_study.validation import MARGINS, OF_LOGITS, RULES
 
@@ -87,13 +89,15 @@ def test_what_is_done_is_kept_and_the_same_bytes_come_again(
 
 
 def test_the_document(run: Command, folder: Path, made: list[tuple[str, str]]) -> None:
-    """A verdict for each trained network; the weights that are missing; nothing that is not JSON."""
+    """A verdict for each trained network; the weights that are missing; by what code; nothing that is not JSON."""
     document = json.loads(run(*words(folder)).out, parse_constant=pytest.fail)
+    assert document["versions"]["attribkit"] == attribkit.__version__
+    assert document["commit"] is None or re.fullmatch(r"[0-9a-f]{40}( with changes)?", document["commit"])
     network = document["networks"]["strided_cnn_c"]
     assert network["verdict"] == dict.fromkeys(MARGINS, "supported")
-    figure = network["trained"]["figures"][0]
-    assert figure["losses"]["deconvnet"] == {"mean": 1, "low": 1, "high": 1, "images": 29, "undefined": 1}
-    assert {figure["verdict"] for figure in network["untrained"]["figures"]} == {None}
+    measurement = network["trained"]["measurements"][0]
+    assert measurement["losses"]["deconvnet"] == {"mean": 1, "low": 1, "high": 1, "images": 29, "undefined": 1}
+    assert {each["verdict"] for each in network["untrained"]["measurements"]} == {None}
     assert set(network["trained"]["errors"]) == {"as it is", "after strides_to_pools"}
     assert network["trained"]["errors"]["as it is"]["changed"] == 0
     assert network["layers"] == {"middle": "conv3", "last": "conv5"}
@@ -110,9 +114,9 @@ def test_the_document(run: Command, folder: Path, made: list[tuple[str, str]]) -
 
 
 def test_in_words(run: Command, folder: Path, made: list[tuple[str, str]]) -> None:
-    told = run(*words(folder)[:-1]).out
-    assert "    deconvnet own switches 1.000, as it is 0.000; loses 1.000 (1.000 to 1.000)" in told
-    assert "model_a: missing: " in told
+    printed = run(*words(folder)[:-1]).out
+    assert "    deconvnet own switches 1.000, as it is 0.000; loses 1.000 (1.000 to 1.000)" in printed
+    assert "model_a: missing: " in printed
 
 
 def test_bad_calls_are_one_line(run: Command, folder: Path) -> None:
@@ -134,21 +138,22 @@ def test_what_is_stopped_says_how_to_go_on(run: Command, folder: Path, monkeypat
     def stopped(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(study, "run", stopped)
-    told = run(*words(folder))
-    assert (told.code, told.err) == (1, "attribkit: stopped; the same command goes on with what is not done\n")
+    monkeypatch.setattr(parts, "run", stopped)
+    done = run(*words(folder))
+    assert (done.code, done.err) == (1, "attribkit: stopped; the same command goes on with what is not done\n")
 
 
 def test_processes_give_what_one_gives(folder: Path, tmp_path: Path) -> None:
     """The scores themselves, of few images: part by part, whoever makes them."""
     from attribkit.cli.validate import _run
 
-    settings = study.Settings(images=10, asked=2, compared=2, steps=2, resamples=10)
+    settings = parts.Settings(images=10, asked=2, compared=2, steps=2, resamples=10)
     tests = testset.read(folder).drawn(10, seed=0)
-    parts = [part for part in study.parts(["strided_cnn_c"], tests, settings) if part.task in ("facts", "occlusion")]
+    every = parts.parts(["strided_cnn_c"], tests, settings)
+    two = [part for part in every if part.task in ("facts", "occlusion")][:2]
     for workers in (1, 2):
-        _run(parts[:2], tests, settings, tmp_path / str(workers), workers, quiet=True)
-    for part in parts[:2]:
+        _run(two, tests, settings, tmp_path / str(workers), workers, quiet=True)
+    for part in two:
         one, two = ((tmp_path / str(workers) / "parts" / part.file).read_bytes() for workers in (1, 2))
         assert one == two
 
@@ -156,14 +161,14 @@ def test_processes_give_what_one_gives(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_every_part_on_a_gpu_as_on_the_cpu(folder: Path, tmp_path: Path) -> None:
-    settings = study.Settings(images=10, asked=10, compared=2, steps=2, resamples=10)
+    settings = parts.Settings(images=10, asked=10, compared=2, steps=2, resamples=10)
     tests = testset.read(folder).drawn(10, seed=0)
     documents = {}
     for device in ("cpu", "cuda"):
-        parts = study.parts(["strided_cnn_c"], tests, replace(settings, device=device))
-        for part in parts:
-            study.run(part, tests, replace(settings, device=device), tmp_path / device)
-        found = [study.kept(part, tmp_path / device) for part in parts if part.task == "occlusion"]
+        every = parts.parts(["strided_cnn_c"], tests, replace(settings, device=device))
+        for part in every:
+            parts.run(part, tests, replace(settings, device=device), tmp_path / device)
+        found = [parts.kept(part, tmp_path / device) for part in every if part.task == "occlusion"]
         documents[device] = [document["scores"]["class"] for document in found if document is not None]
     for one, other in zip(documents["cpu"], documents["cuda"], strict=True):
         for condition, rows in one.items():
@@ -177,8 +182,8 @@ def test_photographs_have_no_errors_but_changes(run: Command, tmp_path: Path) ->
     for number in range(3):
         Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(tmp_path / f"{number}.png")
     tests = testset.read(tmp_path).drawn(500, seed=0)
-    settings = study.Settings(images=500, asked=2, compared=2, steps=2, resamples=10)
-    part = study.parts(["strided_cnn_c"], tests, settings)[0]
-    study.run(part, tests, settings, tmp_path)
+    settings = parts.Settings(images=500, asked=2, compared=2, steps=2, resamples=10)
+    part = parts.parts(["strided_cnn_c"], tests, settings)[0]
+    parts.run(part, tests, settings, tmp_path)
     errors = json.loads((tmp_path / "parts" / part.file).read_text())["errors"]
     assert errors["as it is"] == {"error": None, "changed": 0}

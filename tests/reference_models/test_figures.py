@@ -274,7 +274,7 @@ def test_the_figures_of_a_net_without_pools(strided: Subject) -> None:
     assert found["lower-layers-2"][1].startswith("What 2 responds to")
     assert found["strongest-patches-0"][1].startswith("What excites 0 most")
     assert found["side-by-side-last"][1] == (
-        "The strongest unit of 2, a row an image: the picture, then backprop, deconvnet and guided without switches "
+        "The strongest unit of 2, one row per image: the picture, then backprop, deconvnet and guided without switches "
         "(as it is), then the same three with the image's own after strides_to_pools."
     )
 
@@ -284,7 +284,7 @@ def test_the_figures_of_a_net_with_pools(pooled: Subject) -> None:
     found = figures.figures(pooled)
     assert list(found) == ["strongest-patches-0", "strongest-patches-3", "side-by-side-last", "side-by-side-class"]
     assert found["side-by-side-class"][1] == (
-        "The class that the network names, a row an image: the picture, then backprop, deconvnet and guided without "
+        "The class that the network names, one row per image: the picture, then backprop, deconvnet and guided without "
         "switches (uniform), then the same three with the image's own."
     )
 

@@ -15,8 +15,10 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+import validation_page
 
-from attribkit.reference_models.switch_study import findings
+from attribkit.reference_models.switch_study import findings, plots, wording
+from attribkit.reference_models.switch_study.subjects import RANDOM_SHARE
 
 HOSTILE = 'b|<b>_x_`"'
 VERDICTS = {"source retrieval": "supported", "occlusion": "undecided", "grid": "refuted"}
@@ -42,25 +44,31 @@ def made_up(*names: str) -> dict[str, Any]:
         return {condition: by_rule() for condition in ("own switches", "uniform", *others)}
 
     def weights(kind: str) -> dict[str, Any]:
-        one: dict[str, Any] = {"errors": {"as it is": {"error": None, "changed": 0.0}}, "figures": [], "bounds": []}
+        measured: dict[str, Any] = {
+            "errors": {"as it is": {"error": None, "changed": 0.0}},
+            "measurements": [],
+            "bounds": [],
+        }
         for metric, verdict in VERDICTS.items():
             which = {"metric": metric, "unit": "class"}
             given = verdict if kind == "trained" else None
             means = by_condition(*["center"] * (kind == "trained"))
-            figure = {"means": means, "losses": by_rule(), "margin": 0.1, "verdict": given}
-            one["figures"].append(which | figure)
-            one["bounds"].append(which | {"means": {"random map": interval(), "Sobel map": interval()}})
+            measurement = {"means": means, "losses": by_rule(), "margin": 0.1, "verdict": given}
+            measured["measurements"].append(which | measurement)
+            measured["bounds"].append(which | {"means": {"random map": interval(), "Sobel map": interval()}})
         if kind == "trained":
-            stages = {rule: [{"layer": "c1", "rank": interval(), "ssim": interval()}] for rule in findings.RULES}
+            stages = {rule: [{"layer": "c1", "rank": interval(), "ssim": interval()}] for rule in wording.RULES}
             failures = {"class sensitivity": by_condition(), "signal convergence": by_condition()}
-            one["failures"] = failures | {"cascade": stages}
-        return one
+            measured["failures"] = failures | {"cascade": stages}
+        return measured
 
     kinds = ("trained", "untrained", "upper third random")
     about = {"verdict": VERDICTS, "without": "uniform", "layers": {"middle": "c1", "last": "c1"}}
     return {
         "settings": {"images": 500, "asked": 400, "compared": 50, "steps": 10, "resamples": 2000}
         | {"seed": 0, "device": "cpu"},
+        "versions": {"attribkit": "7.8.9", "torch": "2.99"},
+        "commit": "0a1b2c",
         "data": {"source": "CIFAR-10 (JPEG)", "digest": "0123456789abcdef"},
         "margins": dict.fromkeys(VERDICTS, 0.1),
         "networks": {name: about | {kind: weights(kind) for kind in kinds} for name in names},
@@ -108,14 +116,14 @@ def page_without_plots(results: dict[str, Any], out: Path) -> str:
 
 
 def test_what_speaks_against_the_claim_is_said_first(results: dict[str, Any], out: Path) -> None:
-    for said in (findings.page(results, out).split("<body>")[1], findings.section([(results, out)])[0]):
+    for said in (findings.page(results, out).split("<body>")[1], validation_page.section([(results, out)])[0]):
         places = [
             re.search(f"{verdict}(</span>|\\*\\*) for", said) for verdict in ("refuted", "undecided", "supported")
         ]
         starts = [place.start() for place in places if place]
         assert len(starts) == 3
         assert starts == sorted(starts)
-        assert starts[-1] < said.index("0.1")  # before any figure
+        assert starts[-1] < said.index("0.1")  # before any number
         assert re.search(r"refuted\S* for\s.*a\S*net\S* \(grid\)", said)
 
 
@@ -123,7 +131,7 @@ def test_a_verdict_that_nobody_has_is_said_to_be_nobodys(results: dict[str, Any]
     for network in results["networks"].values():
         network["verdict"] = dict.fromkeys(VERDICTS, "supported")
     assert "refuted</span> for no network" in findings.page(results, out)
-    said, _ = findings.section([(results, out)])
+    said, _ = validation_page.section([(results, out)])
     assert "**refuted** for no network." in said
     assert r"a\_net (every metric)," in said
 
@@ -132,25 +140,27 @@ def number(value: float) -> str:
     return f"{value:.3f}".replace("-0.000", "0.000")
 
 
-def test_every_figure_is_in_the_tables(results: dict[str, Any], out: Path) -> None:
+def test_every_measurement_is_in_the_tables(results: dict[str, Any], out: Path) -> None:
     """The page has all of them, and the section those of trained networks, and the others' means."""
-    page, (said, _) = page_without_plots(results, out), findings.section([(results, out)])
+    page, (said, _) = page_without_plots(results, out), validation_page.section([(results, out)])
     assert len(list(intervals(results))) > 250
     for one in intervals(results):
         assert f"{number(one['mean'])} <small>{number(one['low'])} to {number(one['high'])}</small>" in page
     for network in results["networks"].values():
-        for figure in (figure for kind in findings.RANDOM_SHARE for figure in network[kind]["figures"]):
-            for rule in findings.RULES:
-                own, uniform = (figure["means"][condition][rule]["mean"] for condition in ("own switches", "uniform"))
+        for measurement in (measurement for kind in RANDOM_SHARE for measurement in network[kind]["measurements"]):
+            for rule in wording.RULES:
+                own, uniform = (
+                    measurement["means"][condition][rule]["mean"] for condition in ("own switches", "uniform")
+                )
                 assert f"{number(own)} → {number(uniform)}" in said
         trained = network["trained"]
-        parts = [[figure["losses"], figure["means"]["center"]] for figure in trained["figures"]]
+        parts = [[measurement["losses"], measurement["means"]["center"]] for measurement in trained["measurements"]]
         for one in intervals([*parts, trained["bounds"], trained["failures"]]):
             assert f"{number(one['mean'])} ({number(one['low'])} to {number(one['high'])})" in said
 
 
-def test_circumstances_are_told(results: dict[str, Any], out: Path) -> None:
-    for said in (findings.page(results, out), findings.section([(results, out)])[0]):
+def test_circumstances_are_said(results: dict[str, Any], out: Path) -> None:
+    for said in (findings.page(results, out), validation_page.section([(results, out)])[0]):
         for each in (
             "CIFAR-10 (JPEG)",
             "0123456789abcdef",
@@ -159,22 +169,23 @@ def test_circumstances_are_told(results: dict[str, Any], out: Path) -> None:
             "50 where",
             "2000 resamples",
             "seed 0",
+            "attribkit 7.8.9, torch 2.99, commit 0a1b2c",
         ):
             assert each in said
         assert "no weights, &lt;alas&gt;" in said
         assert "unknown" in said  # the error on photographs without labels
-    assert "python -m attribkit.reference_models.switch_study.findings" in said
+    assert "python benchmarks/validation_page.py" in said
 
 
 def test_what_is_undefined_is_said_in_a_word(results: dict[str, Any], out: Path) -> None:
-    figure = results["networks"]["a_net"]["trained"]["figures"][0]
-    figure["losses"]["guided"] = figure["means"]["uniform"]["guided"] = UNDEFINED
-    figure["losses"]["backprop"] |= {"mean": -0.0004, "undefined": 3}
+    measurement = results["networks"]["a_net"]["trained"]["measurements"][0]
+    measurement["losses"]["guided"] = measurement["means"]["uniform"]["guided"] = UNDEFINED
+    measurement["losses"]["backprop"] |= {"mean": -0.0004, "undefined": 3}
     results["networks"]["a_net"]["trained"]["failures"]["cascade"]["guided"][0]["rank"] = UNDEFINED
     page = findings.page(results, out)
     assert "guided: undefined" in page.split("</svg>")[0]
     assert re.search(r"undefined\s+<small>37 undefined", page)
-    said, _ = findings.section([(results, out)])
+    said, _ = validation_page.section([(results, out)])
     assert "→ undefined<br>undefined, 37 undefined |" in said
     assert "0.000 (" in said
     assert ", 3 undefined |" in said
@@ -183,7 +194,7 @@ def test_what_is_undefined_is_said_in_a_word(results: dict[str, Any], out: Path)
 
 
 def test_names_make_no_markup(results: dict[str, Any], out: Path) -> None:
-    page, (said, images) = findings.page(results, out), findings.section([(results, out)])
+    page, (said, images) = findings.page(results, out), validation_page.section([(results, out)])
     for each in (page, said):
         assert "<b>_x" not in each
         assert "<map>" not in each
@@ -207,9 +218,9 @@ def test_the_page_needs_no_network_and_its_tables_have_headers(results: dict[str
 def test_a_plot_shows_an_interval_from_end_to_end(results: dict[str, Any]) -> None:
     """The axis has room for all of them, and the margin and zero are on it."""
     network = results["networks"]["a_net"]
-    figure = network["trained"]["figures"][0]
-    loss = figure["losses"]["guided"] = {"mean": 0.5, "low": -0.35, "high": 1.0, "images": 500, "undefined": 0}
-    plot = ElementTree.fromstring(findings.plots("a_net", network)["losses"])
+    measurement = network["trained"]["measurements"][0]
+    loss = measurement["losses"]["guided"] = {"mean": 0.5, "low": -0.35, "high": 1.0, "images": 500, "undefined": 0}
+    plot = ElementTree.fromstring(plots.plots("a_net", network)["losses"])
     svg = {"": "http://www.w3.org/2000/svg"}
     group = next(
         one for one in plot.iterfind(".//g", svg) if one.findtext("title", "", svg).startswith("guided, source")
@@ -219,7 +230,7 @@ def test_a_plot_shows_an_interval_from_end_to_end(results: dict[str, Any]) -> No
     mean = float(mark.attrib["transform"].split("(")[1].split(",")[0])
     zero = float(plot.find(".//line[@class='zero']", svg).attrib["x1"])
     margin = float(plot.find(".//line[@class='margin']", svg).attrib["x1"])
-    assert 70 <= low < zero < margin < mean < high <= findings.RIGHT
+    assert 70 <= low < zero < margin < mean < high <= plots.RIGHT
     scale = (high - low) / (loss["high"] - loss["low"])
     assert [zero, margin, mean] == pytest.approx([low + 0.35 * scale, low + 0.45 * scale, low + 0.85 * scale], abs=0.2)
 
@@ -242,18 +253,18 @@ def loses(low: float, high: float, images: int = 500) -> dict[str, Any]:
 )
 def test_why(guided: dict[str, Any], deconvnet: dict[str, Any], said: str) -> None:
     means = {"own switches": {"deconvnet": loses(0.5, 0.6)}}
-    figure = {"means": means, "losses": {"guided": guided, "deconvnet": deconvnet}, "margin": 0.1}
+    measurement = {"means": means, "losses": {"guided": guided, "deconvnet": deconvnet}, "margin": 0.1}
     bounds = {"means": {"random map": loses(0, 0.1), "Sobel map": loses(0.5, 0.7), "nothing": UNDEFINED}}
-    assert findings.why(figure, bounds) == findings.why(figure, None) == said
+    assert wording.why(measurement, bounds) == wording.why(measurement, None) == said
     means["own switches"]["deconvnet"] = loses(0.05, 0.15)
     has_nothing = "no more than" in said
-    assert ("it is no better than the random map" in findings.why(figure, bounds)) == has_nothing
+    assert ("it is no better than the random map" in wording.why(measurement, bounds)) == has_nothing
 
 
 def test_pictures_come_along(results: dict[str, Any], out: Path, document: Path) -> None:
     found = re.findall(r'<img src="data:image/png;base64,(.*?)" alt="(.*?)">', findings.page(results, out))
     assert [(base64.b64decode(data), alt) for data, alt in found] == [(PICTURE, "A &lt;map&gt; of [it] | here")]
-    findings.write(document, [out])
+    validation_page.write(document, [out])
     assert (document.parent / "images" / "validation-a-class.png").read_bytes() == PICTURE
     shown = re.findall(r"\]\(images/(.*?)\)", document.read_text())
     assert sorted(shown) == sorted(path.name for path in (document.parent / "images").iterdir())
@@ -261,13 +272,13 @@ def test_pictures_come_along(results: dict[str, Any], out: Path, document: Path)
 
 
 def test_only_what_is_between_the_lines_is_replaced_and_always_by_the_same(out: Path, document: Path) -> None:
-    findings.write(document, [out])
+    validation_page.write(document, [out])
     first = document.read_bytes()
     assert first.startswith(f"{BEFORE}<!-- findings -->\n\nThe claim".encode())
     assert first.endswith(f"\n<!-- /findings -->{AFTER}".encode())
     assert b"old" not in first
     images = {path: path.read_bytes() for path in document.parent.rglob("images/*")}
-    findings.write(document, [out])
+    validation_page.write(document, [out])
     assert document.read_bytes() == first
     assert {path: path.read_bytes() for path in document.parent.rglob("images/*")} == images
 
@@ -278,12 +289,12 @@ def test_the_page_is_the_same_each_time(results: dict[str, Any], out: Path) -> N
 
 def test_several_runs_are_one_section(tmp_path: Path, out: Path, document: Path) -> None:
     """A network of both is an error, and so are two pictures of one name."""
-    findings.write(document, [out, kept(tmp_path / "photographs", made_up("other"))])
+    validation_page.write(document, [out, kept(tmp_path / "photographs", made_up("other"))])
     assert all(f"### {name}" in document.read_text() for name in (r"a\_net", r"b\|", "other"))
     before = document.read_bytes()
     for name in ("a_net", "another"):
         with pytest.raises(ValueError, match=r"two of .* name (a_net|validation-a-class.png)$"):
-            findings.write(document, [out, kept(tmp_path / name, made_up(name))])
+            validation_page.write(document, [out, kept(tmp_path / name, made_up(name))])
     assert document.read_bytes() == before
 
 
@@ -300,17 +311,17 @@ def test_several_runs_are_one_section(tmp_path: Path, out: Path, document: Path)
 def test_a_document_without_the_lines_is_left_alone(text: str, out: Path, document: Path) -> None:
     document.write_text(text)
     with pytest.raises(ValueError, match="needs the line <!-- findings -->"):
-        findings.write(document, [out])
+        validation_page.write(document, [out])
     assert document.read_text() == text
     assert list(document.parent.iterdir()) == [document]
 
 
 def test_the_command(out: Path, document: Path) -> None:
     """An error is one line."""
-    command = [sys.executable, "-m", "attribkit.reference_models.switch_study.findings", str(document), str(out)]
+    command = [sys.executable, validation_page.__file__, str(document), str(out)]
     assert subprocess.run(command, check=True, capture_output=True).stdout == b""
     assert b"**refuted**" in document.read_bytes()
     (out / "figures" / "a class.png").unlink()
     for words in ([], [str(document)], [str(document), str(out)], [str(out / "results.json"), str(out)]):
         with pytest.raises(SystemExit, match=r"^.+$"):
-            findings.main(words)
+            validation_page.main(words)

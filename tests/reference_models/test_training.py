@@ -214,7 +214,7 @@ def test_epochs_that_were_asked_for_are_kept(tmp_path: Path) -> None:
 def test_a_folder_is_trained_in_by_one_process_only(tmp_path: Path) -> None:
     description = job().description
     with run.opened(tmp_path, description):
-        code = "import sys, json; from pathlib import Path; from attribkit.reference_models import run\n"
+        code = "import sys, json; from pathlib import Path; from attribkit.reference_models.training import run\n"
         code += "with run.opened(Path(sys.argv[1]), json.loads(sys.argv[2])): pass"
         command = [sys.executable, "-c", code, str(tmp_path), json.dumps(description)]
         second = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 import attribkit
 from attribkit.adapters.preprocessing import Preprocess, Size
-from attribkit.reference_models.switch_study import subjects, testset, validation
-from attribkit.reference_models.switch_study.subjects import WITH, Subject, Units
+from attribkit.reference_models.switch_study import judging, subjects, testset, validation
+from attribkit.reference_models.switch_study.subjects import WITH, ChosenUnits, Subject
 from attribkit.reference_models.switch_study.testset import TestSet
 
 SIDE, COUNT = 16, 24
@@ -113,7 +113,7 @@ def scored(strided: Subject) -> dict[str, validation.Scored]:
     return {metric: of(strided, metric)[0] for metric in validation.MARGINS}
 
 
-def of(one: Subject, metric: str) -> tuple[validation.Scored, dict[str, validation.Row]]:
+def of(one: Subject, metric: str) -> tuple[validation.Scored, dict[str, validation.ByMapper]]:
     return validation.scores(one, metric, asked=COUNT, steps=4, seed=0)
 
 
@@ -147,7 +147,7 @@ def test_a_mosaic_needs_images_of_other_classes(strided: Subject, scored: dict[s
     assert len(strided.units["class"].channels.unique()) == 1
     assert torch.tensor(scored["grid"]["class"][WITH]["guided"]).isnan().all()
     apart = made(all_strides())
-    apart.__dict__["units"] = {"class": Units(None, torch.arange(COUNT) % 4)}
+    apart.__dict__["units"] = {"class": ChosenUnits(None, torch.arange(COUNT) % 4)}
     judge = validation._judge("grid", apart, "class", apart.net, 4, 0)
     found = judge.score(lambda units, images: torch.ones_like(images))
     torch.testing.assert_close(found, torch.full((COUNT,), 1 / 9, dtype=torch.float64))
@@ -228,9 +228,9 @@ def test_losses_and_verdicts_follow_from_the_scores() -> None:
     made_up = {metric: {"class": cells(loses)} for metric in validation.MARGINS}
     made_up["grid"] = {"class": cells(keeps)}
     made_up["source retrieval"]["middle"] = cells(keeps)
-    found = validation.judged(made_up, "uniform", resamples=100, seed=0)
-    assert found[0].losses["deconvnet"].mean == 1
-    assert validation.verdicts(found) == {
+    measured = judging.measurements(made_up, "uniform", resamples=100, seed=0)
+    assert measured[0].losses["deconvnet"].mean == 1
+    assert judging.verdicts(measured) == {
         "source retrieval": "refuted",  # by its worst kind of unit
         "image dependence": "supported",
         "insertion - deletion": "supported",
@@ -252,7 +252,7 @@ def test_other_weights_leave_the_subject_as_it_is(strided: Subject) -> None:
 
 
 def test_units_of_a_part(strided: Subject) -> None:
-    units = Units("2", torch.tensor([1, 2, 0]), torch.tensor([5, 0, 3]))
+    units = ChosenUnits("2", torch.tensor([1, 2, 0]), torch.tensor([5, 0, 3]))
     output = torch.arange(3 * 3 * 6).view(3, 3, 2, 3).float()
     picked: Tensor = units.of(slice(1, 3)).responses(output[1:])
     assert picked.tolist() == [output[1, 2, 0, 0].item(), output[2, 0, 1, 0].item()]
