@@ -27,6 +27,9 @@ RGB: TypeAlias = npt.NDArray[np.uint8]
 
 Picture: TypeAlias = "str | Path | Image.Image | RGB"
 
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
+"""Of files in a folder these are taken for images; a file that is named is read whatever its ending."""
+
 LIMIT = 2**27
 """The most pixels that are decoded: 134 million, 400 MB as RGB."""
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from attribkit import Attribution, Switches, Unit
     from attribkit.adapters.source import LoadedModel
-    from attribkit.cli.pictures import Source
+    from attribkit.cli.pictures import GivenImage
     from attribkit.report.shown import Shown
 
 
@@ -37,7 +37,7 @@ class Question:
 class Answer:
     """One layer of one image, explained by every method."""
 
-    source: Source
+    source: GivenImage
     loaded: LoadedModel
     question: Question
     layer: str | None
@@ -76,7 +76,7 @@ class Answer:
             )
 
 
-def answers(source: Source, loaded: LoadedModel, question: Question) -> Iterator[Answer]:
+def answers(source: GivenImage, loaded: LoadedModel, question: Question) -> Iterator[Answer]:
     """An answer a layer."""
     from attribkit import explain
     from attribkit.cli.options import batch

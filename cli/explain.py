@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from attribkit.cli import options, results
-from attribkit.cli.pictures import sources
+from attribkit.cli.pictures import given_images
 
 if TYPE_CHECKING:
     from attribkit import Switches
@@ -82,7 +82,7 @@ def command(
     if asked["channels"] and not asked["layers"]:
         raise click.UsageError("--channel belongs to --layer; --class N asks for an output of the network")
     wanted = results.formats(options.words(formats, "--format", results.FORMATS), out)
-    pictures = sources(images)
+    pictures = given_images(images)
     loaded = options.loaded(model, weights, device)
     question = _question(loaded, **asked)
     files = results.Files(out, wanted, view, _facts(loaded))

@@ -14,11 +14,9 @@ from attribkit.errors import BadValue
 if TYPE_CHECKING:
     from attribkit.adapters.images import RGB
 
-_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
-
 
 @dataclass(frozen=True)
-class Source:
+class GivenImage:
     """A picture that is to be read, and the name of what is made of it."""
 
     path: str
@@ -37,29 +35,31 @@ class Source:
         return read_image(self.path)
 
 
-def sources(given: Iterable[str]) -> list[Source]:
+def given_images(words: Iterable[str]) -> list[GivenImage]:
     """Files, folders (their images), patterns that the shell has not resolved, and - for standard input.
 
     Each has a stem of its own, also when two files in different folders have the same name.
     """
-    found: list[Source] = []
+    images: list[GivenImage] = []
     taken: set[str] = set()
-    for path in (path for word in given for path in _paths(word)):
+    for path in (path for word in words for path in _paths(word)):
         stem = base = "stdin" if path == "-" else Path(path).stem
         number = 2
         while stem in taken:
             stem, number = f"{base}-{number}", number + 1
         taken.add(stem)
-        found.append(Source(path, stem))
-    return found
+        images.append(GivenImage(path, stem))
+    return images
 
 
 def _paths(word: str) -> list[str]:
+    from attribkit.adapters.images import ENDINGS
+
     path = Path(word)
     if word == "-" or path.is_file():
         return [word]
     if path.is_dir():
-        inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in _ENDINGS)
+        inside = sorted(entry for entry in path.iterdir() if entry.suffix.lower() in ENDINGS)
         if not inside:
             raise BadValue(f"{word} is a folder without images")
         return [str(entry) for entry in inside]

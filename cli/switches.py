@@ -29,11 +29,11 @@ def command(
     attribkit explain dog.jpg --model torchvision:vgg16 --switches cat.safetensors
     """
     from attribkit import record_switches
-    from attribkit.cli.pictures import sources
+    from attribkit.cli.pictures import given_images
 
     if out.suffix != ".safetensors":
         raise click.UsageError(f"--out {out}: switches are saved as .safetensors")
-    (source, *others) = sources([image])
+    (source, *others) = given_images([image])
     if others:
         raise click.UsageError(f"{image} is several images: switches are recorded from one")
     loaded = options.loaded(model, weights, device)

@@ -21,9 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attribkit.adapters.images import ENDINGS, decode_image, read_image
 from attribkit.errors import BadValue
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm")
 
 
 class DataError(BadValue):
@@ -108,18 +107,14 @@ def _packed(path: Path) -> Data:
 
 
 def _decoded(jpeg: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any], path: Path) -> Tensor:
-    import cv2
-
     pictures: np.ndarray[Any, Any] | None = None
     for index, (start, end) in enumerate(itertools.pairwise(offsets)):
-        picture = cv2.imdecode(jpeg[start:end], cv2.IMREAD_COLOR) if end > start else None
-        if picture is None:
-            raise DataError(f"{path}: image {index} cannot be decoded")
+        picture = decode_image(jpeg[start:end].tobytes(), f"{path}: image {index}")
         if pictures is None:
             pictures = np.empty((len(offsets) - 1, *picture.shape), np.uint8)
         if picture.shape != pictures.shape[1:]:
             raise DataError(f"{path}: image {index} has another size than the first")
-        pictures[index] = picture[..., ::-1]
+        pictures[index] = picture
     if pictures is None:
         raise DataError(f"{path} holds no images")
     return torch.from_numpy(pictures)
@@ -170,7 +165,7 @@ def _pictures(path: Path, classes: tuple[str, ...]) -> Split:
     images: list[Tensor] = []
     labels: list[int] = []
     for file, label in _files(path, classes):
-        image = _picture(file)
+        image = torch.from_numpy(read_image(file))
         if images and image.shape != images[0].shape:
             raise DataError(
                 f"{file} is {_size(image)}, the images before it {_size(images[0])}: make them one size first"
@@ -178,25 +173,15 @@ def _pictures(path: Path, classes: tuple[str, ...]) -> Split:
         images.append(image)
         labels.append(label)
     if not images:
-        raise DataError(f"{path} holds no images ({', '.join(SUFFIXES)})")
+        raise DataError(f"{path} holds no images ({', '.join(ENDINGS)})")
     return Split(torch.stack(images), torch.tensor(labels))
 
 
 def _files(path: Path, classes: tuple[str, ...]) -> Iterator[tuple[Path, int]]:
     for label, name in enumerate(classes):
         for file in sorted((path / name).glob("*")):
-            if file.suffix.lower() in SUFFIXES:
+            if file.suffix.lower() in ENDINGS:
                 yield file, label
-
-
-def _picture(file: Path) -> Tensor:
-    import cv2
-
-    encoded = np.frombuffer(file.read_bytes(), np.uint8)
-    picture = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if len(encoded) else None
-    if picture is None:
-        raise DataError(f"{file} cannot be read as an image")
-    return torch.from_numpy(np.ascontiguousarray(picture[..., ::-1]))
 
 
 def _size(image: Tensor) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attribkit.adapters.images import RGB
+from attribkit.adapters.images import ENDINGS, RGB
 from attribkit.errors import BadValue
 from attribkit.reference_models import data
 
@@ -45,19 +45,19 @@ class TestSet:
 
 
 def _of_each_class(labels: Tensor, each: int, generator: torch.Generator) -> Tensor:
-    found = []
+    chosen = []
     for index in labels.unique():
         members = (labels == index).nonzero()[:, 0]
         if len(members) < each:
             raise BadValue(f"there are {len(members)} test images of a class, and {each} of each are asked for")
-        found.append(members[torch.randperm(len(members), generator=generator)[:each]])
-    return torch.stack(found, 1).flatten()
+        chosen.append(members[torch.randperm(len(members), generator=generator)[:each]])
+    return torch.stack(chosen, 1).flatten()
 
 
 def read(path: Path) -> TestSet:
     """The test images of what `data.read` takes, or all pictures in a folder, however they are sorted there."""
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in data.SUFFIXES) if path.is_dir() else []
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS) if path.is_dir() else []
     if files and not data.is_labelled_set(path):
         return TestSet(tuple(files), path.resolve().name)
-    found = data.read(path)
-    return TestSet(tuple(found.test.images.numpy()), found.source, found.test.labels, found.classes)
+    labelled = data.read(path)
+    return TestSet(tuple(labelled.test.images.numpy()), labelled.source, labelled.test.labels, labelled.classes)
