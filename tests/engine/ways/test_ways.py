@@ -11,6 +11,7 @@ import torch
 import ways_calls
 import ways_code
 import ways_holdings
+import ways_inside
 import ways_originals
 import ways_parts
 import ways_smooth
@@ -30,6 +31,7 @@ SECTIONS = [
     ways_smooth,
     ways_originals,
     ways_holdings,
+    ways_inside,
 ]
 ALL = {f"{file.ways.section}: {way.name}": way for file in SECTIONS for way in file.ways.all.values()}
 
