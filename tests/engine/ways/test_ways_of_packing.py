@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -256,3 +257,56 @@ def test_a_slope_that_comes_from_the_image_gets_its_gradient() -> None:
 
     found = pulled_down(attribkit.rewrite(built(Sloped), "backprop"))
     assert is_right(found, attribution(built(Sloped), image()(), mixed_signal, "backprop"))
+
+
+# How a net is called ----------------------------------------------------------------------------------------
+
+
+def first(args: Any, kwargs: Any) -> Tensor:
+    """The first tensor in what a net is called with."""
+    (value,) = (*args, *kwargs.values())
+    while not isinstance(value, Tensor):
+        value = value[0] if isinstance(value, (list, tuple)) else vars(value) if hasattr(value, "x") else value["x"]
+    return value
+
+
+class AnyForm(Held):
+    """Takes its image in whatever it comes."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return super().forward(first(args, kwargs))
+
+
+class ReluAside(AnyForm):
+    """Its only ReLU is of a constant."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return F.gelu(self.conv1(first(args, kwargs))) + F.relu(torch.ones(1))
+
+
+FORMS: dict[str, Callable[[Callable[..., Tensor], Tensor], Tensor]] = {
+    "by keyword": lambda net, x: net(image=x),
+    "in a list": lambda net, x: net([x]),
+    "in a tuple": lambda net, x: net((x, 3)),
+    "in a dict": lambda net, x: net({"x": x, "label": 1}),
+    "in a list of dicts": lambda net, x: net([{"x": x}]),
+    "in an object": lambda net, x: net(types.SimpleNamespace(x=x)),
+    "in a dict by keyword": lambda net, x: net(batch={"x": x}),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("how", FORMS)
+def test_an_image_comes_in_any_form(how: str, rule: str) -> None:
+    """Lists, dicts and objects are searched for what needs a gradient, and the map is that of the bare image."""
+    net = attribkit.rewrite(built(AnyForm), rule, strict=True)
+    found = pulled_down(lambda x: FORMS[how](net, x))
+    assert is_right(found, attribution(built(Plain), image()(), mixed_signal, rule))
+
+
+@pytest.mark.parametrize("how", FORMS)
+def test_a_rectifier_beside_the_image_is_none_in_any_form(how: str) -> None:
+    """And so what does not hang on the image is told from what does."""
+    net = attribkit.rewrite(built(ReluAside), "guided")
+    with pytest.raises(attribkit.NothingToRewrite):
+        FORMS[how](net, image()().requires_grad_())
