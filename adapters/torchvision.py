@@ -18,7 +18,7 @@ from torchvision.transforms import functional
 from attribkit.adapters.images import Picture, to_rgb
 from attribkit.adapters.preprocessing import Preprocess, Size, shape, sides, unnormalised
 from attribkit.adapters.source import LoadedModel, UnknownModel
-from attribkit.adapters.weights import State, Weights, WeightsError, is_file, load_weights, read_weights
+from attribkit.adapters.weights import StateDict, Weights, WeightsError, is_file, load_weights, read_weights
 from attribkit.errors import BadValue
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def _pretrained(name: str, default: models.WeightsEnum, classes: int | None) -> 
         ) from error
 
 
-def _options(name: str, classes: int | None, state: State | None) -> dict[str, Any]:
+def _options(name: str, classes: int | None, state: StateDict | None) -> dict[str, Any]:
     """What makes a model without weights the same as the one that torchvision makes for its own."""
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     if name in ("googlenet", "inception_v3"):

@@ -17,7 +17,7 @@ from attribkit.errors import BadValue
 Weights = str | os.PathLike[str]
 """`"default"` (the library's own), `"none"` (random) or a file."""
 
-State = dict[str, Tensor]
+StateDict = dict[str, Tensor]
 
 # Where checkpoints keep their tensors. Averaged ones come first: they are what was evaluated and published.
 NESTED = ("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model")
@@ -37,7 +37,7 @@ def is_file(weights: Weights) -> bool:
     return weights not in ("default", "none")
 
 
-def load_weights(model: nn.Module, path: Weights, state: State | None = None) -> None:
+def load_weights(model: nn.Module, path: Weights, state: StateDict | None = None) -> None:
     """Fill a model from a file (or from the state read from it already), whole or not at all."""
     expected = model.state_dict()
     found = unprefixed(read_weights(path) if state is None else state, expected)
@@ -47,7 +47,7 @@ def load_weights(model: nn.Module, path: Weights, state: State | None = None) ->
     model.load_state_dict({key: found.get(key, tensor) for key, tensor in expected.items()})
 
 
-def read_weights(path: Weights) -> State:
+def read_weights(path: Weights) -> StateDict:
     """The tensors by name in a safetensors file or a checkpoint; averaged ones (EMA) where it has both."""
     if not Path(path).is_file():
         raise WeightsError(f"there is no weight file {path}; weights are 'default', 'none' or a file")
@@ -58,7 +58,7 @@ def read_weights(path: Weights) -> State:
     return state
 
 
-def unprefixed(state: State, expected: Mapping[str, Any]) -> State:
+def unprefixed(state: StateDict, expected: Mapping[str, Any]) -> StateDict:
     """The state without the marks of DataParallel, of torch.compile and of averaging."""
     state = {key.replace("_orig_mod.", ""): tensor for key, tensor in state.items() if key != "n_averaged"}
     while all(key.startswith("module.") for key in state) and not all(key.startswith("module.") for key in expected):
@@ -72,7 +72,7 @@ def _is_safetensors(path: Weights) -> bool:
     return start[8:] == b"{" and not start.startswith(b"PK")
 
 
-def _safetensors(path: Weights) -> State:
+def _safetensors(path: Weights) -> StateDict:
     import safetensors
     from safetensors.torch import load_file
 
@@ -97,7 +97,7 @@ def _checkpoint(path: Weights) -> Any:
         raise WeightsError(f"{path} cannot be read as weights: {why}") from error
 
 
-def _tensors_in(content: Any) -> State:
+def _tensors_in(content: Any) -> StateDict:
     """The tensors of a checkpoint, wherever it keeps them; nothing where it has none."""
     if not isinstance(content, Mapping):
         return {}
@@ -107,7 +107,7 @@ def _tensors_in(content: Any) -> State:
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
 
 
-def _misfit(found: State, expected: Mapping[str, Any]) -> str:
+def _misfit(found: StateDict, expected: Mapping[str, Any]) -> str:
     """What does not fit, in one line; nothing where all does."""
     missing = [key for key in expected if key not in found and not key.endswith(COUNTER)]
     extra = [key for key in found if key not in expected and not key.endswith(COUNTER)]

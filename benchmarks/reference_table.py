@@ -79,7 +79,7 @@ def _machine(facts: dict[str, Any]) -> str:
 
 def _order() -> str:
     """Whether ours come in the paper's order, said either way."""
-    told = []
+    orders = []
     for base in BASES:
         paths = {variant: trained.bundled(f"{variant}_{base}") for variant in VARIANTS}
         errors = {variant: trained.facts(path)["error"] for variant, path in paths.items() if path is not None}
@@ -88,8 +88,8 @@ def _order() -> str:
         printed = dict(zip(VARIANTS, PAPER[base], strict=True))
         ours, theirs = (sorted(each, key=each.__getitem__) for each in (errors, printed))
         same = "the order that the paper finds" if ours == theirs else f"the paper finds {_listed(theirs, base)}"
-        told.append(f"From best to worst, base {base.upper()}: {_listed(ours, base)}; {same}.")
-    return "\n".join(told) or "No base has all four of its networks trained yet."
+        orders.append(f"From best to worst, base {base.upper()}: {_listed(ours, base)}; {same}.")
+    return "\n".join(orders) or "No base has all four of its networks trained yet."
 
 
 def _listed(variants: list[str], base: str) -> str:
@@ -133,7 +133,9 @@ def _entry(facts: dict[str, Any]) -> str:
         f"- made by commit `{facts['commit']}`",
     ]
     if not _holds_today(recipe):
-        lines.insert(2, "- with an earlier form of this recipe, which stands in its metadata: today's trains otherwise")
+        lines.insert(
+            2, "- with an earlier form of this recipe, which stands in its metadata: today's trains differently"
+        )
     return "\n".join(lines) + "\n"
 
 

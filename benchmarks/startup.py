@@ -27,10 +27,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=21)
     turns = parser.parse_args().turns
     pairs = [(seconds(CLICK), seconds(HELP)) for _ in range(turns + 1)][1:]  # the first ones read from the disk
-    click, told = (statistics.median(times) for times in zip(*pairs, strict=True))
+    click, help_ = (statistics.median(times) for times in zip(*pairs, strict=True))
     ratio = statistics.median(pair[1] / pair[0] for pair in pairs)
     print(f'python -c "import click"  {1000 * click:6.0f} ms')
-    print(f"attribkit --help          {1000 * told:6.0f} ms   {ratio:.2f} times")
+    print(f"attribkit --help          {1000 * help_:6.0f} ms   {ratio:.2f} times")
 
 
 if __name__ == "__main__":

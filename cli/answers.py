@@ -71,7 +71,7 @@ class Answer:
                 picture=picture,
                 maps={method: result.values[index].cpu().float().numpy() for method, result in self.results.items()},
                 unit=unit,
-                told=self.label(unit) or self.verdict,
+                label=self.label(unit) or self.verdict,
                 sites={method: result.sites_told for method, result in self.results.items()},
             )
 

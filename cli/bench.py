@@ -48,7 +48,7 @@ def command(
 ) -> None:
     """Compare our maps with Captum's: do they agree, and if not, who is right? And what do they cost?
 
-    Who is right is told by a third way to the same map: the rule put into the finished graph of a plain forward pass.
+    Who is right is judged by a third way to the same map: the rule put into the finished graph of a plain forward pass.
     Times are medians over rounds in which each takes its turn, as ratios; in brackets the quartiles.
     """
     if importlib.util.find_spec("captum") is None:
@@ -105,28 +105,28 @@ def _conditions(weights: str, rounds: int, device: str | None) -> dict[str, Any]
 
 
 def _as_json(conditions: dict[str, Any], compared: list[Comparison], refused: dict[str, str]) -> str:
-    rows = [asdict(one) | {"agree": one.agree, "right": one.right} for one in compared]
+    rows = [asdict(each) | {"agree": each.agree, "right": each.right} for each in compared]
     return json.dumps({**conditions, "models": rows, "refused": refused}, indent=2)
 
 
 def _as_table(conditions: dict[str, Any], compared: list[Comparison], refused: dict[str, str]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
-    told = f"{conditions['machine']}, {conditions['threads']} threads, weights {conditions['weights']}"
+    setting = f"{conditions['machine']}, {conditions['threads']} threads, weights {conditions['weights']}"
     heads = ["model", "agree", "right", "time / Captum", "time / autograd", "Captum / autograd", "memory / Captum"]
     rows = [heads, *map(_row, compared)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    notes = [f"{one.model}: Captum fails: {one.captum_error}" for one in compared if one.captum_error]
-    notes += [f"{one.model}: who is right was not judged: {one.not_judged}" for one in compared if one.not_judged]
+    notes = [f"{each.model}: Captum fails: {each.captum_error}" for each in compared if each.captum_error]
+    notes += [f"{each.model}: who is right was not judged: {each.not_judged}" for each in compared if each.not_judged]
     notes += [f"{name}: refused: {why}" for name, why in refused.items()]
-    return "\n".join([f"{versions}; {told}", *lines, *notes])
+    return "\n".join([f"{versions}; {setting}", *lines, *notes])
 
 
-def _row(one: Comparison) -> list[str]:
-    agree = "" if one.apart is None else f"{'yes' if one.agree else 'no'} ({one.apart:.0e})"
-    right = "" if one.not_judged else " and ".join(one.right) or "neither"
-    memory = one.memory.get("attribkit / Captum")
+def _row(compared: Comparison) -> list[str]:
+    agree = "" if compared.apart is None else f"{'yes' if compared.agree else 'no'} ({compared.apart:.0e})"
+    right = "" if compared.not_judged else " and ".join(compared.right) or "neither"
+    memory = compared.memory.get("attribkit / Captum")
     times = [
-        str(one.time.get(pair, "")) for pair in ("attribkit / Captum", "attribkit / autograd", "Captum / autograd")
+        str(compared.time.get(pair, "")) for pair in ("attribkit / Captum", "attribkit / autograd", "Captum / autograd")
     ]
-    return [one.model, agree, right, *times, "" if memory is None else f"{memory:.2f}"]
+    return [compared.model, agree, right, *times, "" if memory is None else f"{memory:.2f}"]

@@ -58,16 +58,16 @@ def _as_json(name: str, checked: Checked) -> str:
 
 def _in_words(name: str, checked: Checked) -> str:
     met = [site for site in checked.sites if site.calls]
-    lines = [name, _told("follow the rules", [site for site in met if site.swapped])]
-    lines += [_told("left alone", [site for site in met if not site.swapped])]
+    lines = [name, _counted("follow the rules", [site for site in met if site.swapped])]
+    lines += [_counted("left alone", [site for site in met if not site.swapped])]
     if len(met) < len(checked.sites):
         lines.append(f"  never called: {', '.join(site.name for site in checked.sites if not site.calls)}")
     mark = {True: "ok ", False: "NO ", None: " - "}
-    lines += [f"  {mark[found.holds]} {found.promise} ({found.seen})" for found in checked.findings]
+    lines += [f"  {mark[each.holds]} {each.promise} ({each.seen})" for each in checked.findings]
     return "\n".join([*lines, checked.outcome])
 
 
-def _told(what: str, sites: list[Site]) -> str:
+def _counted(what: str, sites: list[Site]) -> str:
     kinds = Counter(f"{site.op} ({site.how})" for site in sites)
-    told = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
-    return f"  {what}: {told or 'none'}"
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common())
+    return f"  {what}: {counts or 'none'}"

@@ -17,7 +17,7 @@ from attribkit.engine.rewriting import rewrite
 from attribkit.engine.rules import RULES
 from attribkit.errors import BadValue
 from attribkit.verify.checking import largest_difference
-from attribkit.verify.referee import NoVerdict, plain_copy, refereed
+from attribkit.verify.referee import NotJudged, plain_copy, refereed
 
 AGREE = 1e-5  # of the largest value
 VERSION = captum.__version__
@@ -30,8 +30,8 @@ Maker = Callable[[], Tensor]
 class Comparison:
     """What came out for one model. Differences are those of the largest value, as a share of it.
 
-    `captum_error` says why Captum has no map; then it has no figures either. `from_referee` holds how far each
-    of the two is from the map found on autograd's own graph; it is empty where that could not be judged, and
+    `captum_error` says why Captum has no map; then it has no time and no memory either. `from_referee` holds how far
+    each of the two is from the map that autograd's own graph gives; it is empty where that could not be judged, and
     `not_judged` says why.
     """
 
@@ -90,8 +90,8 @@ def compare(name: str, model: nn.Module, x: Tensor, target: int, method: str, ro
         if refereed_map is None
         else {who: largest_difference(maps[who], refereed_map) for who in ("attribkit", "Captum") if who in maps},
         not_judged=not_judged,
-        time={f"{one} / {other}": ratio(taken, one, other) for one, other in pairs},
-        memory={f"{one} / {other}": peaks[one] / peaks[other] for one, other in pairs},
+        time={f"{who} / {base}": ratio(taken, who, base) for who, base in pairs},
+        memory={f"{who} / {base}": peaks[who] / peaks[base] for who, base in pairs},
     )
 
 
@@ -114,5 +114,5 @@ def _maps(makers: Mapping[str, Maker]) -> tuple[dict[str, Tensor], str]:
 def _by_the_referee(model: nn.Module, x: Tensor, target: int, method: str) -> tuple[Tensor | None, str]:
     try:
         return refereed(model, x, lambda output: output[:, target], RULES[method]), ""
-    except NoVerdict as reason:
+    except NotJudged as reason:
         return None, str(reason)

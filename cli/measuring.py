@@ -42,9 +42,9 @@ def seconds_in_turns(works: Mapping[str, Work], rounds: int, device: torch.devic
     return taken
 
 
-def ratio(taken: Mapping[str, list[float]], one: str, other: str) -> Ratio:
-    """One's time over another's, round by round."""
-    return Ratio.of([mine / theirs for mine, theirs in zip(taken[one], taken[other], strict=True)])
+def ratio(taken: Mapping[str, list[float]], name: str, base: str) -> Ratio:
+    """The time of one work over that of another, round by round."""
+    return Ratio.of([mine / theirs for mine, theirs in zip(taken[name], taken[base], strict=True)])
 
 
 def _seconds(work: Work, device: torch.device) -> float:
@@ -67,7 +67,7 @@ def peak_bytes(work: Work, device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         work()
         return torch.cuda.max_memory_allocated(device) - before
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler tells when it starts and stops
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler reports when it starts and stops
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         work()
     results = profiler.profiler.kineto_results

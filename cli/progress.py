@@ -39,7 +39,7 @@ def tracked(items: Sequence[T], name: str, quiet: bool) -> Iterator[T]:
 
 
 class TrainingProgress:
-    """An epoch's figures in a line each, on standard error; between them, on a terminal, a bar."""
+    """One line per epoch with its metrics, on standard error; between them, on a terminal, a bar."""
 
     def __init__(self, job: Job, quiet: bool) -> None:
         self.job = job
@@ -72,16 +72,16 @@ class TrainingProgress:
         rate = self.seen / max(time.monotonic() - self.start, 1e-6)
         self.bar.update(self.task, advance=images, rate=f"{rate:,.0f} images/s")
 
-    def epoch(self, figures: dict[str, Any]) -> None:
+    def epoch(self, metrics: dict[str, Any]) -> None:
         self.bar.reset(self.task, rate="")
         self.start, self.seen = time.monotonic(), 0
         if self.quiet:
             return
-        left = (self.epochs - figures["epoch"]) * figures["seconds"] / 60
-        end = "stopped learning: again with another seed" if figures.get("dead") else f"{left:.0f} min left"
+        left = (self.epochs - metrics["epoch"]) * metrics["seconds"] / 60
+        end = "stopped learning: again with another seed" if metrics.get("dead") else f"{left:.0f} min left"
         self.bar.console.print(
-            f"{self.name}  epoch {figures['epoch']}/{self.epochs}  loss {figures['loss']:.4f}  "
-            f"error {figures['test_error']:.2f}%  {figures['rate']:,.0f} images/s  {end}",
+            f"{self.name}  epoch {metrics['epoch']}/{self.epochs}  loss {metrics['loss']:.4f}  "
+            f"error {metrics['test_error']:.2f}%  {metrics['rate']:,.0f} images/s  {end}",
             highlight=False,
             soft_wrap=True,
         )

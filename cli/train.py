@@ -118,7 +118,7 @@ def _one_after_the_other(
     from attribkit.reference_models.training.workers import joined
 
     for model, _ in folders:
-        architecture(model)  # an unknown name is told before the data is read
+        architecture(model)  # an unknown name is refused before the data is read
     kept = frozenset(options.numbers(keep, "--keep-epochs"))
     data: Data = read(path, download=download)
     device = options.torch_device(device_name)
@@ -137,8 +137,8 @@ def _train(job: Job, folder: Path, quiet: bool) -> None:
 
     with run.opened(folder, job.description, job.workers.first), TrainingProgress(job, quiet) as progress:
         try:
-            for figures in train(job, folder, progress.step):
-                progress.epoch(figures)
+            for metrics in train(job, folder, progress.step):
+                progress.epoch(metrics)
         except KeyboardInterrupt:
             raise click.ClickException(f"stopped; the same command goes on from the last epoch in {folder}") from None
     if not quiet:

@@ -40,11 +40,11 @@ def build(name: str, weights: Weights, classes: int | None, channels: int | None
         raise WeightsError(
             f"no weights of {name} come with attribkit: train it and pass weights=FILE, or weights='none'"
         )
-    found = trained.load(path, name)
-    if classes not in (None, len(found.facts["classes"])):
-        raise WeightsError(f"{path} has {len(found.facts['classes'])} classes, not {classes}: leave classes= out")
-    preprocess = ReferencePreprocess(side, found.normalisation)
-    return LoadedModel(f"reference:{name}", found.net, preprocess, tuple(found.facts["classes"]))
+    loaded = trained.load(path, name)
+    if classes not in (None, len(loaded.facts["classes"])):
+        raise WeightsError(f"{path} has {len(loaded.facts['classes'])} classes, not {classes}: leave classes= out")
+    preprocess = ReferencePreprocess(side, loaded.normalisation)
+    return LoadedModel(f"reference:{name}", loaded.net, preprocess, tuple(loaded.facts["classes"]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -114,8 +114,8 @@
     draw(view, largest) {
       this.view = view;
       for (const card of all("label.card", this.article)) {
-        const map = this.maps.get(card), [strength, told] = largest(card, view);
-        card.querySelector(".scale").textContent = told;
+        const map = this.maps.get(card), [strength, words] = largest(card, view);
+        card.querySelector(".scale").textContent = words;
         map.drawn = picture(map, view, strength);
         card.querySelector(".plate > canvas").getContext("2d").putImageData(map.drawn, 0, 0);
       }
@@ -192,7 +192,7 @@
   }
 
   function key(view) {
-    for (const told of all(".key p")) told.hidden = told.dataset.view !== view;
+    for (const key of all(".key p")) key.hidden = key.dataset.view !== view;
     const stops = { positive: ["black", "white"], classic: ["black", "white"] }[view] ?? colours(palettes[view]);
     document.querySelector(".bar i").style.background = `linear-gradient(to right, ${stops.join(", ")})`;
     const both = view === "signed" || view === "classic";

@@ -45,12 +45,12 @@ def page(shown: Sequence[Shown], facts: Mapping[str, str]) -> bytes:
         loader=PackageLoader("attribkit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["strengths"] = _strengths
-    methods = dict.fromkeys(method for one in shown for method in one.maps)
+    methods = dict.fromkeys(method for each in shown for method in each.maps)
     html = environment.get_template("page.html").render(
-        entries=[Entry(one, store(one)) for one in shown],
-        images=len({(one.name, one.picture.tobytes()) for one in shown}),  # folders may hold the same name
+        entries=[Entry(each, store(each)) for each in shown],
+        images=len({(each.name, each.picture.tobytes()) for each in shown}),  # folders may hold the same name
         methods=list(methods),
-        explained={method: told for method, told in METHODS.items() if method in methods},
+        explained={method: words for method, words in METHODS.items() if method in methods},
         colours=COLOURS,
         facts=facts,
         style=_source("page.css"),

@@ -26,26 +26,26 @@ def panel(shown: Shown, view: str = "signed", strengths: Mapping[str, float] | N
     """The picture with the unit's box, then the map of each method, each under its name and its full strength.
 
     Where the unit sees only a part of the picture, a second row has that part of each, enlarged by whole pixels.
-    Each map has its own scale unless `strengths` gives one a method: `common_strengths` of all that one figure shows.
+    Each map has its own scale unless `strengths` has one per method: `common_strengths` of all that is shown together.
     """
     strengths = strengths or common_strengths([shown], view)
     maps = [pictures.picture(values, view, strengths[method]) for method, values in shown.maps.items()]
     factor = _factor(shown.picture)
     captions = [["picture", _size(shown.picture)]]
     captions += [[method, scale(strengths[method])] for method in shown.maps]
-    images = [_boxed(shown, factor), *(rimmed(pictures.enlarged(one, factor)) for one in maps)]
+    images = [_boxed(shown, factor), *(rimmed(pictures.enlarged(each, factor)) for each in maps)]
     rows = [Row(captions, images)]
     if shown.part:
         rows.append(_closer(shown.part, [shown.picture, *maps]))
-    foot = [COLOURS[view], *(f"{', '.join(methods)}: {told}" for told, methods in shown.reports.items())]
+    foot = [COLOURS[view], *(f"{', '.join(methods)}: {report}" for report, methods in shown.reports.items())]
     return sheet(shown.name, shown.summary, rows, foot)
 
 
 def common_strengths(shown: Iterable[Shown], view: str = "signed") -> dict[str, float]:
     """For each method the largest full strength among its maps, so that all of them can be drawn on one scale."""
     strengths: dict[str, float] = {}
-    for one in shown:
-        for method, values in one.maps.items():
+    for each in shown:
+        for method, values in each.maps.items():
             strengths[method] = max(strengths.get(method, 0.0), pictures.full_strength(values, view))
     return strengths
 

@@ -19,7 +19,7 @@ Box = tuple[int, int, int, int]
 class Shown:
     """One unit of one image, explained by one or several methods.
 
-    `picture` is H x W x 3 bytes, as the network saw it; each map is C x H x W of the same H and W. `told` says what
+    `picture` is H x W x 3 bytes, as the network saw it; each map is C x H x W of the same H and W. `label` says what
     the network takes the image for, or what the unit is ("tiger cat, 38%"); `sites` has a sentence for each method.
     """
 
@@ -27,7 +27,7 @@ class Shown:
     picture: Picture
     maps: Mapping[str, npt.NDArray[Any]]
     unit: Unit
-    told: str
+    label: str
     sites: Mapping[str, str]
 
     def __post_init__(self) -> None:
@@ -65,8 +65,8 @@ class Shown:
 
     @property
     def summary(self) -> str:
-        """The unit, how active it is, and what is told of it, in a line."""
-        return "; ".join(filter(None, [self.target, f"activation {self.unit.activation:.3g}", self.told]))
+        """The unit, how active it is, and its label, in one line."""
+        return "; ".join(filter(None, [self.target, f"activation {self.unit.activation:.3g}", self.label]))
 
     @property
     def reports(self) -> dict[str, list[str]]:

@@ -55,7 +55,7 @@ def store(shown: Shown) -> Stored:
     budget = pixels * (_PICTURE_BUDGET + _MAP_BUDGET * len(shown.maps)) + _LEAST * (1 + len(shown.maps))
     for steps in _STEPS:
         maps = {method: _stored(values, steps) for method, values in shown.maps.items()}
-        size = len(picture) + sum(len(one.image) for one in maps.values())
+        size = len(picture) + sum(len(each.image) for each in maps.values())
         if size * 3 / 4 <= budget:
             break
     return Stored(picture, maps, steps)

@@ -17,7 +17,7 @@ from attribkit.engine.rules import RULES
 from attribkit.engine.shadow import unwrapped
 from attribkit.engine.switches import Switches
 from attribkit.errors import BadType
-from attribkit.verify.referee import RECTIFIERS, NoVerdict, plain_copy, refereed
+from attribkit.verify.referee import RECTIFIERS, NotJudged, plain_copy, refereed
 
 _METHODS = ("guided", "deconvnet", "backprop")
 _TOLERANCE = 1e-4
@@ -28,7 +28,7 @@ Run = tuple[Tensor, Tensor]  # the output, and the gradient of its largest value
 
 @dataclass(frozen=True)
 class Finding:
-    """One promise, whether it holds (None: that cannot be told), and in words what was seen."""
+    """One promise, whether it holds (None: that was not judged), and in words what was seen."""
 
     promise: str
     holds: bool | None
@@ -37,7 +37,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Checked:
-    """All that was found, and the activations and pools that were met."""
+    """All findings, and the activations and pools that were met."""
 
     findings: tuple[Finding, ...]
     sites: tuple[Site, ...]
@@ -67,8 +67,18 @@ def check(
         checked = check(model, images)
         checked.right, checked.findings, checked.sites
 
-    Raises `NothingToRewrite` or `CannotRewrite` where `rewrite` does. `output` picks the tensor to explain where the
-    model's output is something else.
+    Args:
+        model: Any network; it stays as it is.
+        images: N x C x H x W.
+        output: Picks the tensor to explain where the model's output is something else.
+        activations: As for `rewrite`.
+
+    Returns:
+        What was found of each promise.
+
+    Raises:
+        NothingToRewrite: The rules would change nothing.
+        CannotRewrite: The model has no faithful copy.
     """
     pick = output or _the_tensor
     before = _state(model)
@@ -110,7 +120,7 @@ def _largest(output: Tensor) -> Tensor:
 def _as_the_referee_has_it(
     model: nn.Module, images: Tensor, pick: Pick, sites: list[Site], runs: dict[str, Run]
 ) -> Iterator[Finding]:
-    """Guided and deconvnet maps beside those found on autograd's own graph."""
+    """Guided and deconvnet maps beside the referee's, from autograd's own graph."""
     for method in _METHODS[:2]:
         promise = f"{method} is what its rule makes of torch's own graph"
         plain = {"pool"} if RULES[method].bypasses_norms else {"pool", "norm"}
@@ -120,7 +130,7 @@ def _as_the_referee_has_it(
             continue
         try:
             gradient = refereed(unwrapped(model), images, lambda output: _largest(pick(output)), RULES[method])
-        except NoVerdict as reason:
+        except NotJudged as reason:
             yield Finding(promise, None, f"not judged: {reason}")
         else:
             yield _same_gradient(promise, runs[method], (runs[method][0], gradient))
@@ -140,10 +150,10 @@ def _same_gradient(promise: str, run: Run, expected: Run) -> Finding:
     return Finding(promise, apart <= _TOLERANCE, f"they differ by {apart:.1e} of the largest value")
 
 
-def largest_difference(one: Tensor, other: Tensor) -> float:
-    """The largest difference, over the largest value; infinite where one is NaN and the other is not."""
-    size = float(other.abs().max()) or 1.0
-    apart = float((one - other).abs().max()) / size
+def largest_difference(values: Tensor, expected: Tensor) -> float:
+    """The largest difference, over the largest expected value; infinite where only one of the two is NaN."""
+    size = float(expected.abs().max()) or 1.0
+    apart = float((values - expected).abs().max()) / size
     return apart if apart == apart else float("inf")
 
 
@@ -166,8 +176,8 @@ def _own_switches(model: nn.Module, images: Tensor, pick: Pick, expected: Run) -
     if switches is None:
         return
     run = _run(rewrite(model, "backprop", switches=switches), images, pick)
-    found = _same_gradient(promise, run, expected)
-    yield Finding(promise, found.holds, f"{len(switches.indices)} pools; {found.seen}")
+    replayed = _same_gradient(promise, run, expected)
+    yield Finding(promise, replayed.holds, f"{len(switches.indices)} pools; {replayed.seen}")
 
 
 def _recorded(model: nn.Module, images: Tensor) -> Switches | None:

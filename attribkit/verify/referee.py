@@ -25,23 +25,33 @@ Rectifier = Callable[[Tensor], Tensor]
 RECTIFIERS = {"relu", "relu6", "hardtanh", "clamp", "threshold", "maximum", "leaky_relu", "prelu"}
 
 
-class NoVerdict(BadValue):
+class NotJudged(BadValue):
     """The graph does not show what would have to be judged."""
 
 
 def refereed(model: nn.Module, images: Tensor, pick: Callable[[Any], Tensor], rule: Rule) -> Tensor:
     """The map of `pick(output).sum()` under `rule`, at the rectifiers; max-pools and norms keep their gradient.
 
-    Raises `NoVerdict` where a model writes in place into a view, which hides nodes of its graph.
+    Args:
+        model: Any network; a copy of it is run.
+        images: N x C x H x W.
+        pick: From the model's output to what is explained.
+        rule: One of `attribkit.BACKPROP`, `DECONVNET` and `GUIDED`, or a rule of yours.
+
+    Returns:
+        One map per image.
+
+    Raises:
+        NotJudged: The model writes in place into a view, which hides nodes of its graph.
     """
     x = images.detach().clone().requires_grad_()
     with torch.enable_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         scalar = pick(plain_copy(model)(x.clone())).sum()
     for node in _nodes(scalar):
-        found = _rectifier(node)
-        if found is not None:
-            _obey(node, *found, rule)
+        rectified = _rectifier(node)
+        if rectified is not None:
+            _obey(node, *rectified, rule)
     return torch.autograd.grad(scalar, x)[0]
 
 
@@ -53,17 +63,17 @@ def plain_copy(model: nn.Module) -> nn.Module:
 
 
 def _nodes(scalar: Tensor) -> list[Node]:
-    found: dict[Node, None] = {}
+    nodes: dict[Node, None] = {}
     open_ends = [scalar.grad_fn]
     while open_ends:
         node = open_ends.pop()
-        if node is None or node in found:
+        if node is None or node in nodes:
             continue
         if "CopySlices" in node.name():
-            raise NoVerdict("the model writes in place into a view, which hides part of its graph")
-        found[node] = None
+            raise NotJudged("the model writes in place into a view, which hides part of its graph")
+        nodes[node] = None
         open_ends += [above for above, _ in node.next_functions]
-    return list(found)
+    return list(nodes)
 
 
 def _obey(node: Any, operand: int, rectifier: Rectifier, rule: Rule) -> None:

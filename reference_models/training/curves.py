@@ -14,7 +14,7 @@ _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 220, 48, 24
 
 @dataclass(frozen=True)
 class Curve:
-    """A line of figures over epochs, in the units of its picture."""
+    """A metric over epochs, as a line in the units of its picture."""
 
     title: str
     points: str
@@ -26,19 +26,19 @@ def write_page(folder: Path) -> Path:
     """Write `report.html` into the run's folder and give its path."""
     from jinja2 import Environment, PackageLoader
 
-    described, figures = run.described(folder), run.metrics(folder)
-    attempt = figures[-1]["attempt"]
-    last = [line for line in figures if line["attempt"] == attempt]
-    abandoned = sorted({line["attempt"] for line in figures} - {attempt})
+    described, epochs = run.described(folder), run.metrics(folder)
+    attempt = epochs[-1]["attempt"]
+    last = [line for line in epochs if line["attempt"] == attempt]
+    abandoned = sorted({line["attempt"] for line in epochs} - {attempt})
     environment = Environment(loader=PackageLoader("attribkit.reference_models.training", "."), autoescape=True)
     page = environment.get_template("curves.html").render(
         run=described,
         curves=[
             curve("training loss", [line["loss"] for line in last], "{:.3f}"),
             curve("test error, %", [line["test_error"] for line in last], "{:.2f}"),
-            curve("images a second", [line["rate"] for line in last], "{:,.0f}"),
+            curve("images per second", [line["rate"] for line in last], "{:,.0f}"),
         ],
-        figures=last,
+        epochs=last,
         abandoned=len(abandoned),
         box=(_WIDTH, _HEIGHT),
         left=_LEFT,

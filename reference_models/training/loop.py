@@ -36,7 +36,7 @@ _DEAD_AFTER = 3  # epochs
 _EVALUATION_BATCH = 500
 
 Metrics = dict[str, Any]
-OnStep = Callable[[int], None]  # is told how many images were trained on
+OnStep = Callable[[int], None]  # gets how many images were trained on
 
 
 class DeadRun(AttribkitError, RuntimeError):
@@ -107,7 +107,7 @@ class State:
 
 
 def train(job: Job, folder: Path, on_step: OnStep = lambda images: None) -> Iterator[Metrics]:
-    """Train, giving each epoch's figures; the folder is `run.opened`. Ends with the trained file in it."""
+    """Train, giving each epoch's metrics; the folder is `run.opened`. Ends with the trained file in it."""
     keep_freed_memory()
     state = _resumed(job, folder) or _fresh(job)
     if state.epoch == job.recipe.epochs and _trained_file(job, folder).is_file():
@@ -116,18 +116,18 @@ def train(job: Job, folder: Path, on_step: OnStep = lambda images: None) -> Iter
     train_set = Loader.of(job.data.train, normalisation, job.recipe, job.device)
     test_set = Loader.of(job.data.test, normalisation, job.recipe, job.device)
     while state.epoch < job.recipe.epochs:
-        figures = _trained_epoch(job, state, train_set, on_step)
-        figures["test_error"] = error(state.net, test_set, job.recipe)
+        metrics = _trained_epoch(job, state, train_set, on_step)
+        metrics["test_error"] = error(state.net, test_set, job.recipe)
         state.epoch += 1
-        state.metrics.append(figures)
-        if _is_dead(figures, len(job.data.classes)):
-            figures["dead"] = True
+        state.metrics.append(metrics)
+        if _is_dead(metrics, len(job.data.classes)):
+            metrics["dead"] = True
             state = _reseeded(job, state)
         elif job.workers.first:
             if state.epoch in job.keep:
                 save(folder / f"epoch-{state.epoch:03}.safetensors", _result(job, state, normalisation, folder))
             run.save_checkpoint(folder, state.to_dict())
-        yield figures
+        yield metrics
     if job.workers.first:
         _finish(job, state, normalisation, folder)
 
@@ -221,10 +221,10 @@ def error(net: nn.Module, loader: Loader, recipe: Recipe) -> float:
     return 100 * wrong / len(loader.labels)
 
 
-def _is_dead(figures: Metrics, classes: int) -> bool:
+def _is_dead(metrics: Metrics, classes: int) -> bool:
     """Not a number; or, after three epochs, still what logits that are all zero give."""
-    loss = figures["loss"]
-    return not math.isfinite(loss) or (figures["epoch"] >= _DEAD_AFTER and abs(loss - math.log(classes)) < 1e-3)
+    loss = metrics["loss"]
+    return not math.isfinite(loss) or (metrics["epoch"] >= _DEAD_AFTER and abs(loss - math.log(classes)) < 1e-3)
 
 
 def _reseeded(job: Job, state: State) -> State:
@@ -257,7 +257,7 @@ def _facts(job: Job, state: State, folder: Path) -> dict[str, Any]:
         "side": int(job.data.train.images.shape[1]),
         "epochs": state.epoch,
         "attempt": state.attempt,
-        "minutes": round(sum(figures["seconds"] for figures in state.metrics) / 60, 1),
+        "minutes": round(sum(metrics["seconds"] for metrics in state.metrics) / 60, 1),
         **{key: value for key, value in run.described(folder).items() if key != "model"},
     }
 

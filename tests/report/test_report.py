@@ -38,7 +38,7 @@ def shown(random, height=32, width=32, channels=3, methods=("guided", "backprop"
         "picture": random.integers(30, 190, (height, width, 3), np.uint8),
         "maps": {method: random.standard_normal((channels, height, width)) for method in methods},
         "unit": unit(None),
-        "told": "tiger cat, 38%",
+        "label": "tiger cat, 38%",
         "sites": dict.fromkeys(methods, "9 of 9 sites swapped"),
     }
     return Shown(**{**fields, **changes})
@@ -289,7 +289,7 @@ class TestPage:
             random,
             methods=(HOSTILE,),
             name=HOSTILE,
-            told=HOSTILE,
+            label=HOSTILE,
             sites={HOSTILE: HOSTILE},
             unit=unit(None, layer=HOSTILE),
         )

@@ -8,7 +8,7 @@ from nets import IN_PLACE_ON_VIEWS, NETS
 from oracles import attribution, mixed_signal, state_digest
 
 from attribkit.engine.rules import RULES
-from attribkit.verify.referee import NoVerdict, refereed
+from attribkit.verify.referee import NotJudged, refereed
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -28,5 +28,5 @@ def test_it_finds_what_the_oracle_finds(name: str) -> None:
 @pytest.mark.parametrize("name", IN_PLACE_ON_VIEWS)
 def test_it_gives_no_verdict_on_a_hidden_node(name: str) -> None:
     model, x = IN_PLACE_ON_VIEWS[name][0]()
-    with pytest.raises(NoVerdict, match="in place into a view"):
+    with pytest.raises(NotJudged, match="in place into a view"):
         refereed(model, x, mixed_signal, RULES["guided"])
