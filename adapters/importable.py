@@ -61,10 +61,10 @@ def _constant(model: nn.Module) -> Callable[[], nn.Module]:
 def _attribute(module: ModuleType, attribute: str, name: str) -> Any:
     if not attribute or not hasattr(module, attribute):
         raise UnknownModel(f"there is no {attribute!r} in {name.rpartition(':')[0]}; write module:function")
-    found = getattr(module, attribute)
-    if not callable(found):
-        raise UnknownModel(f"{name} is a {type(found).__name__}, not a function that builds a model")
-    return found
+    factory = getattr(module, attribute)
+    if not callable(factory):
+        raise UnknownModel(f"{name} is a {type(factory).__name__}, not a function that builds a model")
+    return factory
 
 
 def _from_path(path: str, name: str) -> ModuleType:

@@ -42,15 +42,15 @@ def load(
 
         _refuse(channels, name)
         return importable.build(name, weights, classes)
-    prefix, found = (prefix, rest) if colon else (_source_of(name), name)
+    prefix, bare = (prefix, rest) if colon else (_source_of(name), name)
     source = sources()[prefix]()
-    if found not in source.names():
-        raise UnknownModel(f"no model {found!r} in {prefix}; {_near(found, [prefix])}")
+    if bare not in source.names():
+        raise UnknownModel(f"no model {bare!r} in {prefix}; {_near(bare, [prefix])}")
     if channels is None:
-        return source.build(found, weights, classes)
+        return source.build(bare, weights, classes)
     if "channels" not in signature(source.build).parameters:
         _refuse(channels, name)
-    return cast(Any, source.build)(found, weights, classes, channels=channels)
+    return cast(Any, source.build)(bare, weights, classes, channels=channels)
 
 
 def _refuse(channels: int | None, name: str) -> None:
@@ -66,8 +66,8 @@ def list_models(pattern: str = "*") -> list[str]:
 def sources() -> dict[str, Callable[[], Source]]:
     """Every source by its prefix, as a function that imports it: ours in their order, then those of other packages."""
     entries = sorted(entry_points(group=GROUP), key=lambda entry: entry.value.startswith("attribkit."))  # ours win
-    found = {entry.name: _loader(entry) for entry in entries}
-    return {prefix: found.pop(prefix) for prefix in ORDER if prefix in found} | found
+    loaders = {entry.name: _loader(entry) for entry in entries}
+    return {prefix: loaders.pop(prefix) for prefix in ORDER if prefix in loaders} | loaders
 
 
 def _loader(entry: EntryPoint) -> Callable[[], Source]:

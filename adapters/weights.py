@@ -40,11 +40,11 @@ def is_file(weights: Weights) -> bool:
 def load_weights(model: nn.Module, path: Weights, state: StateDict | None = None) -> None:
     """Fill a model from a file (or from the state read from it already), whole or not at all."""
     expected = model.state_dict()
-    found = unprefixed(read_weights(path) if state is None else state, expected)
-    misfit = _misfit(found, expected)
+    given = unprefixed(read_weights(path) if state is None else state, expected)
+    misfit = _misfit(given, expected)
     if misfit:
         raise WeightsError(f"{path} does not fit {type(model).__name__}: {misfit}")
-    model.load_state_dict({key: found.get(key, tensor) for key, tensor in expected.items()})
+    model.load_state_dict({key: given.get(key, tensor) for key, tensor in expected.items()})
 
 
 def read_weights(path: Weights) -> StateDict:
@@ -107,18 +107,18 @@ def _tensors_in(content: Any) -> StateDict:
     return {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
 
 
-def _misfit(found: StateDict, expected: Mapping[str, Any]) -> str:
+def _misfit(given: StateDict, expected: Mapping[str, Any]) -> str:
     """What does not fit, in one line; nothing where all does."""
-    missing = [key for key in expected if key not in found and not key.endswith(COUNTER)]
-    extra = [key for key in found if key not in expected and not key.endswith(COUNTER)]
+    missing = [key for key in expected if key not in given and not key.endswith(COUNTER)]
+    extra = [key for key in given if key not in expected and not key.endswith(COUNTER)]
     shapes = [
-        f"{key} is {_by(found[key])} and should be {_by(tensor)}"
+        f"{key} is {_by(given[key])} and should be {_by(tensor)}"
         for key, tensor in expected.items()
-        if key in found and isinstance(tensor, Tensor) and found[key].shape != tensor.shape
+        if key in given and isinstance(tensor, Tensor) and given[key].shape != tensor.shape
     ]
-    told = [_some(missing, "missing"), _some(extra, "unknown to the model"), _some(shapes, "of another shape")]
+    parts = [_some(missing, "missing"), _some(extra, "unknown to the model"), _some(shapes, "of another shape")]
     advice = "; for another number of classes pass classes=N" if shapes and not missing and not extra else ""
-    return ", ".join(filter(None, told)) + advice
+    return ", ".join(filter(None, parts)) + advice
 
 
 def _some(keys: list[str], what: str) -> str:

@@ -99,13 +99,13 @@ def in_full(name: str) -> Record:
         record |= _refusal(model, x, str(error))
         return record | (_switches(model, x, "backprop") if record["status"] == "refused" else {})
     record |= _sites_of(net)
-    found = _against_the_oracle(model, x)
-    if found["status"] == "wrong" and not found["problems"]:
+    judged = _against_the_oracle(model, x)
+    if judged["status"] == "wrong" and not judged["problems"]:
         # Rounding adds up over hundreds of layers: twice the digits tell it from a mistake. And torch's own batch
         # norm is wrong on the way down for a single image whose signal comes from tokens, so two of them.
-        found = _against_the_oracle(model.double(), torch.cat([x, x.flip(-1)]).double()) | {"checked": "twice"}
+        judged = _against_the_oracle(model.double(), torch.cat([x, x.flip(-1)]).double()) | {"checked": "twice"}
         model.float()
-    return record | found | _switches(model, x, "deconvnet")
+    return record | judged | _switches(model, x, "deconvnet")
 
 
 def _judged_part(model: nn.Module) -> nn.Module:
@@ -239,11 +239,11 @@ def _against_the_oracle(model: nn.Module, x: Tensor) -> Record:
         output = attribkit.rewrite(model, rule)(image)
         if not _equal(output, plain):
             problems.append("the forward pass differs")
-        (found,) = torch.autograd.grad(mixed_signal(output), image)
+        (gradient,) = torch.autograd.grad(mixed_signal(output), image)
         maps[rule] = attribution(twin, x, mixed_signal, rule)
         if not 0 < maps[rule].abs().max().item() < float("inf"):
             return {"status": "undecided", "why": f"the {rule} map is zero or infinite with random weights"}
-        errors[rule] = relative_error(found, maps[rule])
+        errors[rule] = relative_error(gradient, maps[rule])
     if state_digest(model) != before:
         problems.append("the model was changed")
     for rule in RULES[1:]:
@@ -270,12 +270,12 @@ def _captum(model: nn.Module, x: Tensor, rule: str, right: dict[str, Tensor]) ->
     method = (captum.attr.GuidedBackprop if rule == "guided" else captum.attr.Deconvolution)(model)
     method.gradient_func = lambda forward, inputs, *rest: torch.autograd.grad(mixed_signal(forward(*inputs)), inputs)
     try:
-        found = method.attribute(x.clone().requires_grad_())
+        theirs = method.attribute(x.clone().requires_grad_())
     except Exception as error:  # in-place activations and others: Captum's answer is an error then
         return f"error: {type(error).__name__}"
-    if relative_error(found, right[rule]) <= TOLERANCE:
+    if relative_error(theirs, right[rule]) <= TOLERANCE:
         return "right"
-    return "silent" if relative_error(found, right["backprop"]) <= TOLERANCE else "wrong"
+    return "silent" if relative_error(theirs, right["backprop"]) <= TOLERANCE else "wrong"
 
 
 def _known_switches(model: nn.Module, x: Tensor, pools: int) -> list[Tensor]:
