@@ -263,7 +263,7 @@ def through_mask(signal: Tensor, mask: Tensor | None, rule: Rule) -> Tensor:
     assert mask is not None
     mask = _bytes(mask)
     if torch.is_grad_enabled() or not eager():
-        below = signal * mask
+        below = signal * mask.to(signal.dtype)  # as floats, or a lift that is traced takes the product for a ReLU
         return rectified(below) if rule.rectify else below
     # One new tensor and not two: large ones are what a backward pass spends its time on beside convolutions.
     below = torch.empty_like(signal).copy_(mask).mul_(signal)

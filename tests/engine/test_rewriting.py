@@ -412,16 +412,12 @@ def lazy_norm() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 3, 1), nn.LazyBatchNorm2d(), nn.ReLU())
 
 
-class Unique:
-    """There is one of it."""
-
-    def __deepcopy__(self, memo: Any) -> Unique:
-        raise TypeError("there is one of it")
-
-
-def unique() -> nn.Module:
+def nested() -> nn.Module:
     model = nn.Sequential(nn.Linear(3, 3), nn.ReLU())
-    model.unique = Unique()
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    model.deep = deep
     return model
 
 
@@ -431,7 +427,7 @@ REFUSED = {
     quantized: ("quantized", "pass the float model"),
     lazy: ("0 (LazyLinear) is still lazy", "call the model once"),
     lazy_norm: ("1 (LazyBatchNorm2d) is still lazy", "call the model once"),
-    unique: ("holds something that cannot be copied", "there is one of it"),
+    nested: ("holds something that cannot be copied", "nested too deeply"),
 }
 
 
@@ -450,14 +446,14 @@ def test_what_has_no_faithful_copy_is_refused_in_one_line(make: Callable[[], nn.
     assert "\n" not in message
     assert why in message
     assert what in message
-    assert not inside or "part" in message or make is unique
+    assert not inside or "part" in message or make is nested
 
 
 def test_the_error_of_a_copy_that_fails_keeps_its_cause() -> None:
     """Whoever wants to know what could not be copied finds the error of the copy behind ours."""
     with pytest.raises(attribkit.CannotRewrite) as caught:
-        attribkit.rewrite(unique())
-    assert isinstance(caught.value.__cause__, TypeError)
+        attribkit.rewrite(nested())
+    assert isinstance(caught.value.__cause__, RecursionError)
 
 
 def test_a_model_that_makes_parameters_at_its_first_call_is_refused() -> None:
