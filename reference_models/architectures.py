@@ -32,7 +32,7 @@ class Conv:
 
 
 @dataclass(frozen=True)
-class MaxPool:
+class Pooling:
     kernel: int = 3
     stride: int = 2
     ceil_mode: bool = True
@@ -50,7 +50,7 @@ class Drop:
     share: float = 0.5
 
 
-Step = Conv | MaxPool | LRN | Drop
+Step = Conv | Pooling | LRN | Drop
 Steps = tuple[Step, ...]
 
 # The convolutions of stage 1 (96 channels) and of stage 2 (192) in each base, by the side of their kernels.
@@ -68,9 +68,9 @@ def _stage(base: str, variant: str, width: int) -> Steps:
     *first, last = BASES[base]
     convs: Steps = tuple(_same(kernel, width) for kernel in first)
     ways: dict[str, Steps] = {
-        "model": (_same(last, width), MaxPool()),
+        "model": (_same(last, width), Pooling()),
         "strided_cnn": (_same(last, width, stride=2),),
-        "convpool_cnn": (_same(last, width), _same(3, width), MaxPool()),
+        "convpool_cnn": (_same(last, width), _same(3, width), Pooling()),
         "all_cnn": (_same(last, width), _same(3, width, stride=2)),
     }
     return (*convs, *ways[variant], Drop())
@@ -100,9 +100,9 @@ def _large_all_cnn() -> Steps:
 
 def _zfnet() -> Steps:
     return (
-        *(Conv(7, 96, stride=2, padding=1), MaxPool(), LRN()),
-        *(Conv(5, 256, stride=2), MaxPool(), LRN()),
-        *(_same(3, 384), _same(3, 384), _same(3, 256), MaxPool(ceil_mode=False)),
+        *(Conv(7, 96, stride=2, padding=1), Pooling(), LRN()),
+        *(Conv(5, 256, stride=2), Pooling(), LRN()),
+        *(_same(3, 384), _same(3, 384), _same(3, 256), Pooling(ceil_mode=False)),
         *(Conv(6, 4096), Drop(), Conv(1, 4096), Drop(), Conv(1, None, rectified=False)),
     )
 
@@ -186,7 +186,7 @@ def _layers(
             share = training.input_dropout if index == 0 else training.dropout * step.share / 0.5
             if share:
                 yield f"drop{index}", nn.Dropout(share)
-        elif isinstance(step, MaxPool):
+        elif isinstance(step, Pooling):
             number["pool"] += 1
             yield f"pool{number['pool']}", nn.MaxPool2d(step.kernel, step.stride, ceil_mode=step.ceil_mode)
         elif isinstance(step, LRN):
