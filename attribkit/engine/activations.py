@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attribkit.engine.autograd import eager
+from attribkit.engine.classes import nearest
 from attribkit.engine.gates import OPS, SELU_ALPHA, SELU_SCALE, Activation, Op, rectified
 from attribkit.engine.torch_private import NN
 from attribkit.errors import BadType, BadValue, NotSupported
@@ -266,8 +267,8 @@ def describe(module: nn.Module) -> tuple[str, str] | None:
 def _description_of(kind: type[nn.Module]) -> Callable[[Any], Activation] | None:
     """What describes the activation modules of a class, also of a subclass that keeps `forward`."""
     arithmetic = ARITHMETIC.get(f"{kind.__module__}.{kind.__qualname__}")
-    known = next((k for k in kind.__mro__ if k in MODULES), None)
-    return arithmetic or (MODULES[known] if known is not None and kind.forward is known.forward else None)
+    known = nearest(kind, MODULES)
+    return arithmetic or (None if known is None else MODULES[known])
 
 
 def register_activation(

@@ -55,7 +55,7 @@ def _mask(mask: Tensor, like: Tensor, *constants: Any) -> Tensor:
 
 def _bytes(mask: Tensor) -> Tensor:
     """The same as int8, which torch turns into floats several times faster; not every vmap knows this view."""
-    return mask.view(torch.int8) if eager() else mask
+    return mask.view(torch.int8) if eager() else mask.to(torch.int8)
 
 
 def _is_positive(x: Tensor, y: Tensor, *constants: Any) -> Tensor:
@@ -70,9 +70,20 @@ def _inside(x: Tensor, y: Tensor, low: float, high: float) -> Tensor:
     return (x > low) & (x < high)
 
 
-def _inside_or_on_the_bounds(x: Tensor, y: Tensor, low: float, high: float | None) -> Tensor:
-    """Where clamp passes a gradient: unlike hardtanh it does so on its bounds."""
-    return x >= low if high is None else (x >= low) & (x <= high)
+def _where_clamp_is_open(x: Tensor, y: Tensor, low: float, high: float | None) -> Tensor:
+    """Where clamp passes a gradient: on its bounds, too, in some releases of torch."""
+    if _CLAMP_IS_OPEN_ON_ITS_BOUNDS:
+        return x >= low if high is None else (x >= low) & (x <= high)
+    return x > low if high is None else (x > low) & (x < high)
+
+
+def _is_open_at(bound: float) -> bool:
+    with torch.enable_grad(), torch.inference_mode(False):
+        x = torch.full((1,), bound, requires_grad=True)
+        return bool(torch.autograd.grad(x.clamp(min=bound).sum(), x)[0])
+
+
+_CLAMP_IS_OPEN_ON_ITS_BOUNDS = _is_open_at(0.0)  # asked of this torch, since it has changed
 
 
 def _leaky_derivative(mask: Tensor, like: Tensor, slope: float) -> Tensor:
@@ -142,7 +153,7 @@ OPS: dict[str, Op] = {
     "relu": Op("rectifier", aten.relu.default, _mask, _is_nonzero, inplace=aten.relu_.default),
     "relu6": Op("rectifier", aten.hardtanh.default, _mask, _inside, inplace=aten.hardtanh_.default),
     "hardtanh": Op("rectifier", aten.hardtanh.default, _mask, _inside, inplace=aten.hardtanh_.default),
-    "clamp": Op("rectifier", aten.clamp.default, _mask, _inside_or_on_the_bounds),
+    "clamp": Op("rectifier", aten.clamp.default, _mask, _where_clamp_is_open),
     "threshold": Op("rectifier", aten.threshold.default, _mask, lambda x, y, at, value: x > at),
     "maximum": Op("rectifier", aten.maximum.default, _half_at_zero, _sign),
     "leaky_relu": Op("rectifier", aten.leaky_relu.default, _leaky_derivative, _is_positive, aten.leaky_relu.default),

@@ -41,7 +41,10 @@ def recognised_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 def recognised_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call]:
     """The tensor and the activation, pool or norm of a call of a swapped module."""
-    return next(filter(None, (family.from_module(module, args, kwargs) for family in FAMILIES)))
+    for family in FAMILIES:
+        if (recognised := family.from_module(module, args, kwargs)) is not None:
+            return recognised
+    raise AssertionError("only a module that is recognised is swapped")
 
 
 def described(module: nn.Module) -> tuple[str, str] | None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attribkit.engine.autograd import Quick
+from attribkit.engine.classes import nearest
 from attribkit.engine.switches import Switches
 from attribkit.engine.unpooling import SCHEMES, along_each, routes, unpool
 from attribkit.errors import NotSupported
@@ -338,7 +339,7 @@ def from_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 def from_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Recognised:
     """The tensor and the pool of a call of a module; None for other modules."""
-    known = _known(type(module))
+    known = nearest(type(module), MODULES)
     if known is None:
         return None
     _, recognise, names = MODULES[known]
@@ -347,11 +348,5 @@ def from_module(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 def describe(module: nn.Module) -> tuple[str, str] | None:
     """Op and kind of a module that is a max-pool; None for others."""
-    known = _known(type(module))
+    known = nearest(type(module), MODULES)
     return None if known is None else (MODULES[known][0], Pool.kind)
-
-
-def _known(kind: type[nn.Module]) -> type[nn.Module] | None:
-    """The max-pool of torch's that a class is, also when it is a subclass that keeps its `forward`."""
-    known = next((k for k in kind.__mro__ if k in MODULES), None)
-    return known if known is not None and kind.forward is known.forward else None

@@ -49,8 +49,7 @@ def transforms_active() -> bool:
 
 def saved_tensors_hooked() -> bool:
     """Whether somebody watches what is saved for the backward pass, as checkpointing does, who counts on all of it."""
-    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return top is None or top(True) is not None
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
 def outside_transforms() -> AbstractContextManager[object]:
@@ -66,8 +65,8 @@ def uncompiled(function: Any) -> Any:
 
 
 def is_exporting() -> bool:
-    """Whether torch.export is at work, as far as this release of torch says so."""
-    return bool(getattr(torch.compiler, "is_exporting", bool)())
+    """Whether torch.export is at work; the public function of this name says so to torch.compile, too, in torch 2.8."""
+    return bool(torch.compiler._is_exporting_flag)
 
 
 def is_traced(args: Collection[Any]) -> bool:
