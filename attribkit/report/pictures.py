@@ -42,8 +42,17 @@ def picture(values: npt.NDArray[Any], view: str = "signed", strength: float | No
     colour photograph when there are three channels and in grey otherwise. `"classic"`: as the papers show it,
     shifted and rescaled so that zero is mid-grey, in colour when there are three channels.
 
-    `strength` is the value that gets the strongest colour, and what lies above it is cut off. Maps drawn with the
-    same strength can be compared; without one it is the map's own `full_strength`.
+    Args:
+        values: One map, C x H x W.
+        view: One of the four above.
+        strength: The value that gets the strongest colour; what lies above it is cut off. Maps drawn with the same
+            strength can be compared. Without it, the map's own `full_strength`.
+
+    Returns:
+        H x W x 3 bytes.
+
+    Raises:
+        BadValue: There is no such view, or the map is none: of another shape, or with NaN or infinity.
     """
     values = _checked(values, view)
     if strength is None:
@@ -59,7 +68,15 @@ def picture(values: npt.NDArray[Any], view: str = "signed", strength: float | No
 
 
 def full_strength(values: npt.NDArray[Any], view: str = "signed") -> float:
-    """What a map's strongest colour stands for: the 99.5th percentile of what the view shows and is not zero."""
+    """What a map's strongest colour stands for: the 99.5th percentile of what the view shows and is not zero.
+
+    Args:
+        values: One map, C x H x W.
+        view: As for `picture`.
+
+    Returns:
+        A magnitude in the units of the map; 0 where it is zero everywhere.
+    """
     values = _checked(values, view)
     # To [-1, 1] first: neither the sum over channels nor the percentile can then overflow or vanish.
     peak = float(np.abs(values).max())
@@ -119,6 +136,13 @@ def panel(images: list[Picture], titles: list[str]) -> Picture:
 
     Small ones are enlarged by a whole number, each pixel becoming a square, to about the size of the largest;
     none is stretched. Long titles go over several lines.
+
+    Args:
+        images: Pictures of any sizes, H x W x 3 bytes.
+        titles: As many.
+
+    Returns:
+        One picture.
     """
     _check_pictures(images)
     if len(images) != len(titles):
@@ -139,9 +163,14 @@ def panel(images: list[Picture], titles: list[str]) -> Picture:
 
 
 def grid(images: list[Picture], columns: int | None = None) -> Picture:
-    """Pictures in rows of so many columns, apart by grey lines; each keeps its size.
+    """Pictures in rows, apart by grey lines; each keeps its size.
 
-    Without `columns` there are nearly as many rows as columns.
+    Args:
+        images: Pictures of any sizes, H x W x 3 bytes.
+        columns: How many stand in a row; without it, there are nearly as many rows as columns.
+
+    Returns:
+        One picture.
     """
     _check_pictures(images)
     if columns is None:
@@ -236,5 +265,13 @@ def encode_png(rgb: Picture) -> bytes:
 
 
 def write_png(path: str | os.PathLike[str], rgb: Picture) -> None:
-    """A picture as a PNG file, written whole or not at all."""
+    """A picture as a PNG file, written whole or not at all.
+
+    Args:
+        path: The file; its folder is made where there is none.
+        rgb: H x W x 3 bytes.
+
+    Raises:
+        FileError: It cannot be written.
+    """
     write_whole(path, encode_png(rgb))
