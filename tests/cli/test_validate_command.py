@@ -150,12 +150,12 @@ def test_processes_give_what_one_gives(folder: Path, tmp_path: Path) -> None:
     settings = parts.Settings(images=10, asked=2, compared=2, steps=2, resamples=10)
     tests = testset.read(folder).drawn(10, seed=0)
     every = parts.parts(["strided_cnn_c"], tests, settings)
-    two = [part for part in every if part.task in ("facts", "occlusion")][:2]
+    few = [part for part in every if part.task in ("facts", "occlusion")][:2]
     for workers in (1, 2):
-        _run(two, tests, settings, tmp_path / str(workers), workers, quiet=True)
-    for part in two:
-        one, two = ((tmp_path / str(workers) / "parts" / part.file).read_bytes() for workers in (1, 2))
-        assert one == two
+        _run(few, tests, settings, tmp_path / str(workers), workers, quiet=True)
+    for part in few:
+        alone, together = ((tmp_path / str(workers) / "parts" / part.file).read_bytes() for workers in (1, 2))
+        assert alone == together
 
 
 @pytest.mark.cuda
