@@ -31,19 +31,14 @@ def _clamp_min(input: Tensor, min: Any, *, out: Any = None, inplace: bool = Fals
 
 
 def _maximum(input: Tensor, other: Any = None, *args: Any, **kwargs: Any) -> Recognised:
-    """A maximum with a constant zero. The zero may stand first."""
+    """A maximum with a constant zero, which stands behind; `masks` knows the other."""
     if args or kwargs or not isinstance(other, Tensor):
         return None
     if not eager() and not (input.requires_grad and other.requires_grad):
         raise NotSupported("whether a maximum is a ReLU hangs on its values: call the net plainly, uncompiled")
-    for x, zero in ((input, other), (other, input)):
-        if (
-            x.is_floating_point()
-            and zero.dim() <= x.dim()
-            and not (zero.requires_grad or zero.is_complex() or zero.any())
-        ):
-            return x, Activation("maximum", (zero,))
-    return None
+    if not input.is_floating_point() or other.dim() > input.dim() or other.requires_grad or other.is_complex():
+        return None
+    return None if other.any() else (input, Activation("maximum", (other,)))
 
 
 def _hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Recognised:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import FrameType, ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,11 @@ from torch.overrides import TorchFunctionMode
 
 from attribkit.engine import activations, linear, masks, norms, pooling
 from attribkit.engine.autograd import eager
-from attribkit.engine.plan import Call, Passage, Plan, Refused, Run, Site
+from attribkit.engine.plan import Call, CannotRewrite, Passage, Plan, Refused, Run, Site
 from attribkit.engine.pooling import Pool
 from attribkit.engine.shadow import NAME
 from attribkit.engine.torch_private import disable_torch_function, function_mode_stack
+from attribkit.errors import AttribkitError
 
 PLAN = "_attribkit_plan"
 FAMILIES: tuple[ModuleType, ...] = (activations, pooling, norms)
@@ -110,6 +111,7 @@ class Lift(TorchFunctionMode):
         self.run = Run(keeps_gates)
         self.sites: dict[str, Site] = {}
         self.pools: set[str] = set()
+        self.failed: AttribkitError | None = None
         self.comparisons: list[Tensor] = []
         self.changed = False  # whether a function follows the rule, as far as torch.compile wants to know
         self._counts: dict[str, int] = {}
@@ -158,7 +160,11 @@ class Lift(TorchFunctionMode):
                 return original()
             self.changed = self.changed or call.kind in self.plan.kinds
             return call.apply(x, original, Passage(self.plan, None))
-        return self.at(f"{_caller()}#{call.op}", "function", call, x, original)
+        try:
+            name = f"{_caller()}#{call.op}"
+        except CannotRewrite as error:
+            self._fail(error)
+        return self.at(name, "function", call, x, original)
 
     def at(
         self,
@@ -185,7 +191,15 @@ class Lift(TorchFunctionMode):
                 self.record(indexed, call, x)
         if not swaps:
             return original()
-        return _applied(call, x, original, Passage(self.plan, site, indexed, self.run))
+        try:
+            return _applied(call, x, original, Passage(self.plan, site, indexed, self.run))
+        except AttribkitError as error:
+            return self._fail(error)
+
+    def _fail(self, error: AttribkitError) -> NoReturn:
+        """Leave the forward pass with an error of ours, which the model may neither catch nor take for torch's."""
+        self.failed = self.failed or error
+        raise Refused from error
 
     def _refuse_to_write(self, written: Any) -> None:
         """Raise before a forward pass writes into a parameter, which is the model's own."""
@@ -193,7 +207,7 @@ class Lift(TorchFunctionMode):
             if isinstance(tensor, Tensor) and self.shared and eager():
                 path = self.shared.get(tensor.untyped_storage().data_ptr())
                 if path is not None:
-                    raise Refused(f"forward writes into the parameter {path}, and would change the model")
+                    self._fail(CannotRewrite(f"forward writes into the parameter {path}, and would change the model"))
 
     def _compared(self, masks: Any) -> Any:
         """The outcome of a comparison, which may be a rectifier's mask: remembered for the look at the graph."""
@@ -277,7 +291,7 @@ def _caller() -> str:
     name: str | None = None
     while frame is not None and frame.f_code is not _top.__code__:
         if frame.f_code.co_filename.endswith(CHECKPOINT):
-            raise Refused(
+            raise CannotRewrite(
                 "gradient checkpointing computes activations again where the rule cannot follow: "
                 "turn it off, for timm by model.set_grad_checkpointing(False)"
             )

@@ -7,14 +7,14 @@ says where the gate is open at zero.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from attribkit.engine.autograd import Quick, eager
-from attribkit.engine.gates import through_mask
+from attribkit.engine.gates import rectified, through_mask
 from attribkit.errors import NotSupported
 
 if TYPE_CHECKING:
@@ -25,29 +25,40 @@ aten = torch.ops.aten
 
 @dataclass(frozen=True, eq=False)
 class Masked:
-    """A ReLU whose gate is a mask that the model has made, or might have made."""
+    """A ReLU whose gate is a mask that the model has made, or might have made.
+
+    Where `at_zero` is given, `mask` holds signs instead, and that is how far the gate is open at zero.
+    """
 
     mask: Tensor
     inplace: bool = False
+    at_zero: float | None = None
 
     op = "relu"
     kind = "rectifier"
 
     def apply(self, x: Tensor, original: Callable[[], Any], here: Passage) -> Any:
         """What the call gives, by the model's own arithmetic; a signal passes by the rule."""
-        result = _Masked.run(x, self.mask, original, here, self.inplace)
+        result = _Masked.run(x, self.mask, original, here, self.inplace, self.at_zero)
         return result if not self.inplace else x
 
 
 class _Masked(Quick):
     @staticmethod
-    def forward(x: Tensor, mask: Tensor, original: Callable[[], Any], here: Passage, inplace: bool) -> Tensor:
+    def forward(
+        x: Tensor,
+        mask: Tensor,
+        original: Callable[[], Any],
+        here: Passage,
+        inplace: bool,
+        at_zero: float | None,
+    ) -> Tensor:
         y = original()
         return x if inplace else y
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, mask, _, ctx.here, inplace = inputs
+        x, mask, _, ctx.here, inplace, ctx.at_zero = inputs
         if inplace:
             ctx.mark_dirty(x)
         ctx.save_for_backward(mask)
@@ -55,7 +66,23 @@ class _Masked(Quick):
     @staticmethod
     def backward(ctx: Any, signal: Tensor) -> tuple[Tensor | None, ...]:
         (mask,) = ctx.saved_tensors
-        return through_mask(signal, mask, ctx.here.rule_now), None, None, None, None
+        rule = ctx.here.rule_now
+        if ctx.at_zero is None:
+            return through_mask(signal, mask, rule), None, None, None, None, None
+        gate = (mask > 0).to(signal.dtype) + ctx.at_zero * (mask == 0).to(signal.dtype)
+        return rule.down(signal, gate if rule.gate else None, rectified), None, None, None, None, None
+
+
+def _gate_at_zero(function: Callable[[Tensor], Tensor]) -> float:
+    """How far this torch opens the gate of a function at zero; it has changed."""
+    with torch.enable_grad(), torch.inference_mode(False):
+        x = torch.zeros(1, requires_grad=True)
+        return float(torch.autograd.grad(function(x).sum(), x)[0])
+
+
+_CLAMP_AT_ZERO = _gate_at_zero(lambda x: x.clamp(min=torch.zeros(())))
+_FMAX_AT_ZERO = _gate_at_zero(lambda x: torch.fmax(x, torch.zeros(())))
+_MAXIMUM_AT_ZERO = _gate_at_zero(lambda x: torch.maximum(x, torch.zeros(())))
 
 
 Recognised = tuple[Tensor, Masked] | None
@@ -118,12 +145,24 @@ def _set_item(input: Any, index: Any, value: Any) -> Recognised:
     return _masked_fill_in_place(input, index, value)
 
 
+def _signs(x: Tensor) -> Tensor:
+    return aten.sign.default(x).to(torch.int8)
+
+
+def _fits(x: Any, bound: Any) -> bool:
+    """Whether a bound of zeros leaves x its shape."""
+    if not (isinstance(x, Tensor) and isinstance(bound, Tensor)) or not x.is_floating_point() or not _is_zero(bound):
+        return False
+    return bound.dim() <= x.dim() and torch.broadcast_shapes(x.shape, bound.shape) == x.shape
+
+
 def _bounded(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -> Recognised:
     """A clamp whose lower bound is a tensor of zeros."""
-    if not isinstance(min, Tensor) or out is not None or not input.is_floating_point() or not _is_zero(min):
+    if out is not None or not _fits(input, min) or isinstance(max, Tensor):
         return None
-    inside = aten.ge.Scalar(input, 0) if max is None else aten.ge.Scalar(input, 0) & (input <= max)
-    return input, Masked(inside)
+    if max is None:
+        return input, Masked(_signs(input), at_zero=_CLAMP_AT_ZERO)
+    return input, Masked(aten.ge.Scalar(input, 0) & (input <= max))
 
 
 def _bounded_below(input: Tensor, min: Any, *, out: Any = None) -> Recognised:
@@ -132,15 +171,22 @@ def _bounded_below(input: Tensor, min: Any, *, out: Any = None) -> Recognised:
 
 def _fmax(input: Tensor, other: Tensor, *, out: Any = None) -> Recognised:
     for x, zero in ((input, other), (other, input)):
-        if out is None and x.is_floating_point() and zero.dim() <= x.dim() and _is_zero(zero):
-            return x, Masked(aten.ge.Scalar(x, 0))
+        if out is None and _fits(x, zero):
+            return x, Masked(_signs(x), at_zero=_FMAX_AT_ZERO)
     return None
+
+
+def _maximum_of_zero(input: Any, other: Any = None, *args: Any, **kwargs: Any) -> Recognised:
+    """A maximum in which the zero stands first, which gives zeros of another sign."""
+    if args or kwargs or not _fits(other, input):
+        return None
+    return other, Masked(_signs(other), at_zero=_MAXIMUM_AT_ZERO)
 
 
 def _in_place(recognise: Callable[..., Recognised]) -> Callable[..., Recognised]:
     def recognise_in_place(*args: Any, **kwargs: Any) -> Recognised:
         recognised = recognise(*args, **kwargs)
-        return recognised and (recognised[0], Masked(recognised[1].mask, inplace=True))
+        return recognised and (recognised[0], replace(recognised[1], inplace=True))
 
     return recognise_in_place
 
@@ -159,6 +205,7 @@ FUNCTIONS: dict[Any, Callable[..., Recognised]] = {
     **dict.fromkeys((torch.clamp_min, Tensor.clamp_min), _bounded_below),
     **dict.fromkeys((torch.clamp_min_, Tensor.clamp_min_), _in_place(_bounded_below)),
     **dict.fromkeys((torch.fmax, Tensor.fmax), _fmax),
+    **dict.fromkeys((torch.maximum, Tensor.maximum, torch.max, Tensor.max), _maximum_of_zero),
 }
 
 

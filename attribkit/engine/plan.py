@@ -94,7 +94,7 @@ class Run:
 
 
 class Refused(BaseException):
-    """A `CannotRewrite` on its way out of a forward pass; torch's operators take a TypeError for one of theirs."""
+    """An error of ours on its way out of a forward pass: models catch exceptions, and torch's operators TypeErrors."""
 
 
 class NeedsGates(BaseException):

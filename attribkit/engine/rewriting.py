@@ -197,17 +197,19 @@ class Rewritten(nn.Module):
             lift.shared = taken.parameters
         if self._keeps_gates:
             lift.begin(keeps_gates=True)
+        output = None
         try:
-            return run_under(lift, self.model, args, kwargs)
-        except Stop:
-            return None
-        except Refused as why:
-            raise CannotRewrite(str(why)) from None
+            output = run_under(lift, self.model, args, kwargs)
+        except (Stop, Refused):
+            pass
         except NeedsGates:
             self._keeps_gates = True
             return self.run(lift, args, kwargs)
         finally:
             self._note(lift)
+        if lift.failed is not None:
+            raise lift.failed
+        return output
 
     def _note(self, lift: Lift) -> None:
         known = sum(1 for _ in self.parameters()) if not self._met else self._parameters_known

@@ -13,16 +13,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from attribkit.engine.unpooling import Windows
 from attribkit.errors import BadValue, FileError
 from attribkit.files import write_whole
-
-if TYPE_CHECKING:
-    from attribkit.engine.pooling import Pool
 
 FORMAT = "attribkit.switches/1"
 
@@ -53,7 +50,7 @@ class Switches:
             if site in self.planes and not all(size > 0 for size in self.planes[site]):
                 raise SwitchMismatch(f"the switches of {site!r} point into a plane of {_by(self.planes[site])}")
 
-    def at(self, site: str, pool: Pool, x: Tensor, like: Tensor) -> Tensor:
+    def at(self, site: str, pool: Windows, x: Tensor, like: Tensor) -> Tensor:
         """The indices for a site whose pool makes something of the shape of `like` of x."""
         if site not in self.indices:
             near = difflib.get_close_matches(site, self.indices, n=3) or list(self.indices)[:3]
@@ -75,7 +72,7 @@ class Switches:
             self._checked.add((site, pool.op))
         return indices.to(like.device, torch.int64).expand(wanted)
 
-    def _check_windows(self, site: str, pool: Pool, plane: tuple[int, ...]) -> None:
+    def _check_windows(self, site: str, pool: Windows, plane: tuple[int, ...]) -> None:
         """Raise unless every index lies in the window that it was chosen from."""
         indices = self.indices[site]
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < math.prod(plane):
@@ -127,12 +124,19 @@ class Switches:
         if FORMAT not in metadata:
             raise SwitchMismatch(f"{path} holds no switches; make some with attribkit.record_switches(...).save(...)")
         try:
-            planes = {name: tuple(map(int, plane)) for name, plane in json.loads(metadata[FORMAT]).items()}
+            planes = {name: _plane(name, plane) for name, plane in json.loads(metadata[FORMAT]).items()}
             return cls({name: indices[name] for name in planes}, planes)
         except SwitchMismatch as error:
             raise SwitchMismatch(f"{path}: {error}") from error
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise SwitchMismatch(f"{path} holds switches that contradict themselves: {error!r}") from error
+
+
+def _plane(site: str, sizes: object) -> tuple[int, ...]:
+    """The sizes of a plane, as a file has them."""
+    if not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
+        raise SwitchMismatch(f"the switches of {site!r} point into a plane of {str(sizes)[:60]}, which is none")
+    return tuple(sizes)
 
 
 def _by(sizes: tuple[int, ...]) -> str:

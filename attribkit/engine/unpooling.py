@@ -12,15 +12,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from attribkit.engine.pooling import Pool
-
 SCHEMES = ("uniform", "center", "corner")
+
+
+class Windows(Protocol):
+    """What has to be known of a pool: its name, over how many dimensions it goes, and where its windows lie."""
+
+    @property
+    def op(self) -> str: ...
+
+    @property
+    def rank(self) -> int: ...
+
+    def plane(self, x: Tensor) -> tuple[int, ...]: ...
+
+    def cells(self, d: int, size: int, outputs: int, device: torch.device) -> Tensor: ...
 
 
 def unpool(signal: Tensor, indices: Tensor, plane: Sequence[int], overlap: str = "add") -> Tensor:
@@ -38,7 +49,7 @@ def unpool(signal: Tensor, indices: Tensor, plane: Sequence[int], overlap: str =
     return torch.where(last >= 0, flat.gather(-1, last.clamp(min=0)), empty).reshape(*leading, *plane)
 
 
-def routes(pool: Pool, plane: Sequence[int], like: Tensor, scheme: str) -> list[Tensor]:
+def routes(pool: Windows, plane: Sequence[int], like: Tensor, scheme: str) -> list[Tensor]:
     """One matrix per dimension, outputs by inputs: the share of its signal that an output sends to each cell."""
     matrices = []
     for d, (size, outputs) in enumerate(zip(plane, like.shape[-pool.rank :], strict=True)):
