@@ -5,11 +5,15 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+OLDEST := .venv-oldest
+NEWEST := .venv-newest
+INSTALL := -m pip install --quiet --disable-pip-version-check
+PINNED := --constraint constraints/pinned.txt
 MAPPED := adapters cli reference_models
 TYPES := build/types/attribkit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-browser check bench zoo coverage coverage-sample captum-tests docs reference-table validation clean
+.PHONY: help demo test test-oldest test-newest test-browser check bench zoo coverage coverage-sample captum-tests docs reference-table validation clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -20,8 +24,16 @@ demo: $(STAMP) ## explain the bundled cat: a picture and a page in attribkit-out
 test: $(STAMP) ## run the tests (WORKERS=2 processes, one thread each)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
 
+test-oldest: $(OLDEST)/.installed ## the same on the oldest torch, torchvision and timm that pyproject.toml admits (TESTS=tests/engine: a part)
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) $(TESTS)
+
+test-newest: ## the same on the newest of everything that can be had today
+	test -x $(NEWEST)/bin/python || $(PYTHON) -m venv $(NEWEST)
+	$(NEWEST)/bin/python $(INSTALL) --upgrade --upgrade-strategy eager --editable '.[dev]'
+	OMP_NUM_THREADS=1 $(NEWEST)/bin/python -m pytest -n $(WORKERS) $(TESTS)
+
 test-browser: $(STAMP) ## the page in a real browser: chromium, headless
-	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[browser]'
+	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python $(INSTALL) $(PINNED) --editable '.[browser]'
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 || $(BIN)/python -m playwright install chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m browser tests/browser
 
@@ -59,16 +71,21 @@ validation: $(STAMP) ## the study on switches, hours: make validation CIFAR=pack
 zoo: $(STAMP) ## every rule on 40 real architectures, with the worst error of each
 	OMP_NUM_THREADS=1 $(BIN)/python tests/zoo.py
 
-clean: ## remove what the other targets made, except .venv
+clean: ## remove what the other targets made, except the environments
 	rm -rf attribkit-out build site dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find . -path ./$(VENV) -prune -o -type d -name __pycache__ -exec rm -rf {} +
+	find . -path './.venv*' -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
-# The project's own environment, made once and again when pyproject.toml changes.
-$(STAMP): pyproject.toml
+# The project's own environment, made once and again when what it is made from changes.
+$(STAMP): pyproject.toml constraints/pinned.txt constraints/common.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python $(INSTALL) $(PINNED) --editable '.[dev]'
 	@touch $@
 
 $(VENV)/.docs: $(STAMP)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	$(BIN)/python $(INSTALL) $(PINNED) --editable '.[docs]'
+	@touch $@
+
+$(OLDEST)/.installed: pyproject.toml constraints/oldest.txt constraints/common.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python $(INSTALL) --constraint constraints/oldest.txt --editable '.[dev]'
 	@touch $@
