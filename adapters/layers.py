@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 
 from attribkit.engine.shadow import shadow, unwrapped
 from attribkit.errors import BadValue
-from attribkit.explaining.fields import receptive_field
+from attribkit.explaining.failing import NetworkFails, tried
+from attribkit.explaining.probing import all_windows
+from attribkit.explaining.windows import Window
 
 STEP = 128
 """How much larger the second image is that tells the strides: all strides up to it divide it."""
@@ -45,7 +48,7 @@ class Layer:
 
     @property
     def receptive_field(self) -> tuple[int | None, ...] | None:
-        """How many pixels a unit sees, in each dimension; None: up to the edges. Found by probing, so ask sparingly."""
+        """How many pixels a unit sees, in each dimension; None: up to the edges. The first look probes all layers."""
         return self._look(self.name)
 
 
@@ -63,9 +66,12 @@ class Layers(Mapping[str, Layer]):
         shapes, larger = _shapes_twice(model, images)
         kinds = {name: type(module).__name__ for name, module in unwrapped(model).named_modules()}
 
+        @cache
+        def windows() -> dict[str, tuple[Window, ...]]:
+            return all_windows(model, list(shapes), images)
+
         def look(name: str) -> tuple[int | None, ...] | None:
-            windows = receptive_field(model, name, images).windows
-            sizes = [None if w.before is None or w.after is None else w.before + w.after for w in windows]
+            sizes = [None if w.before is None or w.after is None else w.before + w.after for w in windows()[name]]
             return tuple(sizes) if any(sizes) else None
 
         return cls(
@@ -94,11 +100,11 @@ Shape = tuple[int, ...]
 
 def _shapes_twice(model: nn.Module, images: Tensor) -> tuple[dict[str, Shape | None], dict[str, Shape | None]]:
     """What each module gives for images of this size, and of a larger one."""
+    abstract = shadow(model).to("meta")  # shapes without values, in no time
     try:
-        abstract = shadow(model).to("meta")  # shapes without values, in no time
-        small, large = images.to("meta"), _enlarged(images).to("meta")
-        return _shapes(abstract, small), _shapes(abstract, large)
-    except Exception:  # a model may need values, or be made for one size, and refuse in any way: strides stay unknown
+        with tried():
+            return _shapes(abstract, images.to("meta")), _shapes(abstract, _enlarged(images).to("meta"))
+    except NetworkFails:  # it may need values, or be made for one size: strides stay unknown
         return _shapes(shadow(model), images.clone()), {}
 
 

@@ -22,7 +22,7 @@ GROUP = "attribkit.adapters"
 
 
 def load(
-    name: str, weights: Weights = "default", *, classes: int | None = None, channels: int | None = None
+    name: str, weights: Weights | None = "default", *, classes: int | None = None, channels: int | None = None
 ) -> LoadedModel:
     """A model by its name, ready to be explained.
 
@@ -32,10 +32,17 @@ def load(
         attribkit.load("mypackage.nets:build")          # a function of yours, also as "./net.py:build"
         attribkit.load("resnet18", weights="mine.safetensors", classes=10)
 
-    `weights` is "default" (the library's own), "none" (random) or a file: safetensors or a checkpoint of tensors.
-    `classes` is the number of classes where it is not the architecture's usual one, `channels` that of the input's
-    colours, which our own reference models take without weights.
+    Args:
+        name: `list_models` has them.
+        weights: "default" (the library's own), "none" or None (random), or a file: safetensors or a checkpoint.
+        classes: Their number, where it is not the architecture's usual one.
+        channels: The input's colours, which our own reference models take without weights.
+
+    Raises:
+        UnknownModel: There is none of this name; the message has the nearest.
+        WeightsError: The weights cannot be had, or do not fit.
     """
+    weights = "none" if weights is None else weights
     prefix, colon, rest = name.rpartition(":")
     if colon and prefix not in sources():
         from attribkit.adapters import importable

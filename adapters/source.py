@@ -30,7 +30,7 @@ class LoadedModel:
     """A model in eval mode, with what is needed to show it pictures and to read its answers.
 
     `labels` names its classes, where somebody says what they are. `output` picks the tensor to explain where the
-    model gives more than one: pass it to `explain(output=...)`.
+    model gives more than one: `explain(loaded, ...)` goes by it.
     """
 
     name: str

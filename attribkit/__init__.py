@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from attribkit.engine.switches import Switches, SwitchMismatch
     from attribkit.errors import AttribkitError
     from attribkit.explaining.attribution import Attribution
-    from attribkit.explaining.explainer import explain
+    from attribkit.explaining.explainer import Explainer, explain
     from attribkit.explaining.fields import receptive_field
-    from attribkit.explaining.targets import Unit
     from attribkit.metrics.cases import Cases
     from attribkit.metrics.scoring import evaluate
     from attribkit.structure.folding import fold_batch_norm
     from attribkit.structure.strides import strides_to_pools
+    from attribkit.units import Unit
 
 __version__ = "0.1.0"
 
@@ -31,6 +31,7 @@ __all__ = [
     "Attribution",
     "CannotRewrite",
     "Cases",
+    "Explainer",
     "LoadedModel",
     "NothingToRewrite",
     "PartlyRewritten",
@@ -63,13 +64,13 @@ _HOMES = {
     "engine.switches": ("SwitchMismatch", "Switches"),
     "errors": ("AttribkitError",),
     "explaining.attribution": ("Attribution",),
-    "explaining.explainer": ("explain",),
+    "explaining.explainer": ("Explainer", "explain"),
     "explaining.fields": ("receptive_field",),
-    "explaining.targets": ("Unit",),
     "metrics.cases": ("Cases",),
     "metrics.scoring": ("evaluate",),
     "structure.folding": ("fold_batch_norm",),
     "structure.strides": ("strides_to_pools",),
+    "units": ("Unit",),
 }
 _HOME_OF = {name: f"attribkit.{home}" for home, names in _HOMES.items() for name in names}
 _PACKAGES = ("adapters", "cli", "engine", "explaining", "metrics", "reference_models", "report", "structure", "verify")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from attribkit.errors import BadValue
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attribkit import Attribution, Switches, Unit
+    from attribkit import Attribution, Unit
+    from attribkit.adapters.images import ImageError
     from attribkit.adapters.source import LoadedModel
     from attribkit.cli.pictures import GivenImage
+    from attribkit.explaining.targets import Asked
     from attribkit.report.shown import Shown
 
 
@@ -28,9 +30,9 @@ class Question:
     channels: list[int] | None
     at: Literal["max", "all"] | tuple[int, ...]
     target: int | None
-    switches: str | Switches
-    activations: Literal["rectifiers", "all"]
     size: int | None
+    rewriting: Mapping[str, Any]
+    """Options of an explainer that have no words of their own here: switches, activations, overlap..."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,41 +78,97 @@ class Answer:
             )
 
 
-def answers(source: GivenImage, loaded: LoadedModel, question: Question) -> Iterator[Answer]:
-    """An answer a layer."""
-    from attribkit import explain
-    from attribkit.cli.options import batch
+class Respondent:
+    """Answers a question about any number of images, with one explainer per layer.
 
-    x = batch(loaded, loaded.preprocess(source.read(), question.size))
-    says = verdict(loaded, x)
-    for layer in question.layers:
+    Images of one size that follow each other are explained together: at most 16 of them, and fewer large ones.
+    `failed` names those that could not be read, and why.
+    """
+
+    IMAGES, PIXELS = 16, 400_000
+
+    def __init__(self, loaded: LoadedModel, question: Question) -> None:
+        from attribkit import Explainer
+
+        self.loaded = loaded
+        self.question = question
+        self.failed: list[tuple[GivenImage, ImageError]] = []
+        methods, rewriting = question.methods, question.rewriting
+        self.explainers = {layer: Explainer(loaded, methods, layer=layer, **rewriting) for layer in question.layers}
+
+    def answers(self, sources: Iterable[GivenImage]) -> Iterator[list[Answer]]:
+        """For each image that can be read, in their order, an answer per layer."""
+        from attribkit.adapters.images import ImageError
+
+        waiting: list[tuple[GivenImage, Tensor]] = []
+        for source in sources:
+            try:
+                x = self.loaded.preprocess(source.read(), self.question.size)
+            except ImageError as error:
+                self.failed.append((source, error))
+                continue
+            if waiting and not self._fits(x, waiting):
+                yield from self._together(waiting)
+                waiting = []
+            waiting.append((source, x))
+        if waiting:
+            yield from self._together(waiting)
+
+    def _fits(self, x: Tensor, waiting: list[tuple[GivenImage, Tensor]]) -> bool:
+        first, count = waiting[0][1], len(waiting) + 1
+        return x.shape == first.shape and count <= self.IMAGES and count * x[0].numel() <= self.PIXELS
+
+    def _together(self, waiting: list[tuple[GivenImage, Tensor]]) -> Iterator[list[Answer]]:
+        import torch
+
+        from attribkit.cli.options import on_device
+
         start = time.perf_counter()
-        results = explain(
-            loaded.model,
-            x,
-            question.methods,
-            layer=layer,
-            channel=question.channels,
-            at=question.at,
-            target=question.target,
-            switches=question.switches,
-            activations=question.activations,
-            output=loaded.output if layer is None else None,
-        )
-        yield Answer(source, loaded, question, layer, x[0], results, says, time.perf_counter() - start)
+        images = on_device(self.loaded, torch.stack([x for _, x in waiting]))
+        logits, results = None, {}
+        for layer, explainer in self.explainers.items():
+            explained = explainer.explained(images, self._target(layer, len(images)))
+            results[layer] = explainer.results(explained)
+            logits = explained.output if layer is None and self.loaded.output is None else None
+        verdicts = self._verdicts(images, logits)
+        seconds = (time.perf_counter() - start) / len(waiting) / len(results)
+        for number, (source, _) in enumerate(waiting):
+            yield [
+                Answer(
+                    source=source,
+                    loaded=self.loaded,
+                    question=self.question,
+                    layer=layer,
+                    x=images[number],
+                    results={method: result.of_image(number) for method, result in by_method.items()},
+                    verdict=verdicts[number],
+                    seconds=seconds,
+                )
+                for layer, by_method in results.items()
+            ]
+
+    def _target(self, layer: str | None, images: int) -> Asked:
+        from attribkit.explaining.targets import Asked, as_channels
+
+        question, name = self.question, "target" if layer is None else "channel"
+        return Asked(layer, as_channels(question.target, question.channels, images, name), question.at)
+
+    def _verdicts(self, images: Tensor, logits: Tensor | None) -> list[str]:
+        """For each image the likeliest classes by a classifier; nothing by other networks."""
+        import torch
+
+        labels = self.loaded.labels
+        if logits is None and labels:
+            with torch.no_grad():
+                logits = self.loaded.model(images.clone())
+        if not isinstance(logits, torch.Tensor) or logits.shape != (len(images), len(labels)):
+            return [""] * len(images)
+        return [_likeliest(row, labels) for row in logits]
 
 
-def verdict(loaded: LoadedModel, x: Tensor) -> str:
-    """The likeliest classes by a classifier; nothing by other networks."""
-    import torch
-
-    with torch.no_grad():
-        logits = loaded.model(x.clone())
-    if not isinstance(logits, torch.Tensor) or logits.shape != (1, len(loaded.labels)):
-        return ""
-    chances, classes = logits[0].softmax(0).topk(min(3, len(loaded.labels)))
-    told = zip(chances.tolist(), classes.tolist(), strict=True)
-    return ", ".join(f"{loaded.labels[index]} {chance:.0%}" for chance, index in told)
+def _likeliest(logits: Tensor, labels: tuple[str, ...]) -> str:
+    chances, classes = logits.float().softmax(0).topk(min(3, len(labels)))
+    return ", ".join(f"{labels[i]} {chance:.0%}" for chance, i in zip(chances.tolist(), classes.tolist(), strict=True))
 
 
 def class_number(text: str, loaded: LoadedModel) -> int:

@@ -13,7 +13,7 @@ from attribkit.cli.pictures import given_images
 if TYPE_CHECKING:
     from attribkit import Switches
     from attribkit.adapters.source import LoadedModel
-    from attribkit.cli.answers import Question
+    from attribkit.cli.answers import Question, Respondent
 
 METHODS = ("guided", "deconvnet", "backprop")
 CONVENTIONS = ("own", "uniform", "center", "corner")
@@ -41,6 +41,28 @@ VIEWS = ("signed", "positive", "absolute", "classic")
     show_default=True,
     help="all: smooth ones follow the rule, too.",
 )
+@click.option(
+    "--overlap",
+    type=click.Choice(["add", "overwrite"]),
+    default="add",
+    show_default=True,
+    help="Of signals where windows of a pool overlap.",
+)
+@click.option(
+    "--replay",
+    type=click.Choice(["down", "both"]),
+    default="down",
+    show_default=True,
+    help="both: the forward pass follows the switches, too.",
+)
+@click.option(
+    "--norms",
+    type=click.Choice(["rule", "bypass", "gradient"]),
+    default="rule",
+    show_default=True,
+    help="rule: the deconvnet passes by local response normalisation.",
+)
+@click.option("--precision", type=click.Choice(["bfloat16"]), help="Quicker and coarser.  [default: float32]")
 @click.option("--view", type=click.Choice(VIEWS), default="signed", show_default=True, help="Of maps in a png.")
 @options.size
 @click.option(
@@ -81,13 +103,15 @@ def command(
         raise click.UsageError("--class asks for an output of the network, --layer for a unit inside: give one of them")
     if asked["channels"] and not asked["layers"]:
         raise click.UsageError("--channel belongs to --layer; --class N asks for an output of the network")
+    from attribkit.cli.answers import Respondent
+
     wanted = results.formats(options.words(formats, "--format", results.FORMATS), out)
     pictures = given_images(images)
     loaded = options.loaded(model, weights, device)
     question = _question(loaded, **asked)
     files = results.Files(out, wanted, view, _facts(loaded))
     files.check(len(pictures) * len(question.layers), len(question.methods))
-    _explain(pictures, loaded, question, files, as_json, quiet)
+    _explain(pictures, Respondent(loaded, question), files, as_json, quiet)
 
 
 def _question(
@@ -98,24 +122,20 @@ def _question(
     target: str | None,
     method: str,
     switches: str,
-    activations: Any,
     size: int | None,
+    **rewriting: Any,
 ) -> Question:
     from attribkit.cli.answers import Question, class_number
-    from attribkit.explaining.targets import check_layer
 
     chosen: list[str | None] = [part.strip() for part in layers.split(",") if part.strip()]
-    for layer in chosen:
-        check_layer(loaded.model, str(layer))
     return Question(
         methods=options.words(method, "--method", METHODS),
         layers=chosen or [None],
         channels=options.numbers(channels, "--channel") or None,
         at=at if at in ("max", "all") else tuple(options.numbers(at, "--at")),  # type: ignore[arg-type]
         target=None if target is None else class_number(target, loaded),
-        switches=_switches(switches),
-        activations=activations,
         size=size,
+        rewriting={"switches": _switches(switches), **rewriting},
     )
 
 
@@ -142,36 +162,31 @@ def _facts(loaded: LoadedModel) -> dict[str, str]:
     }
 
 
-def _explain(
-    pictures: list[Any], loaded: LoadedModel, question: Question, files: results.Files, as_json: bool, quiet: bool
-) -> None:
+def _explain(pictures: list[Any], respondent: Respondent, files: results.Files, as_json: bool, quiet: bool) -> None:
     """Every picture; one that cannot be read is named at the end, and the others go on."""
-    from attribkit.adapters.images import ImageError
-    from attribkit.cli.answers import answers
     from attribkit.cli.progress import tracked
 
     explained: list[dict[str, Any]] = []
-    failed: list[dict[str, str]] = []
     done = 0
     try:
-        for source in tracked(pictures, "explaining", quiet or as_json):
-            try:
-                for answer in answers(source, loaded, question):
-                    written = files.add(answer)
-                    explained.append(results.as_data(answer, written))
-                    if not as_json:
-                        click.echo(results.as_words(answer, written))
-            except ImageError as error:
-                failed.append({"image": source.path, "error": str(error)})
+        for answers in respondent.answers(tracked(pictures, "explaining", quiet or as_json)):
+            for answer in answers:
+                written = files.add(answer)
+                explained.append(results.as_data(answer, written))
+                if not as_json:
+                    click.echo(results.as_words(answer, written))
             done += 1
     except KeyboardInterrupt:
+        done += len(respondent.failed)
         raise click.ClickException(f"stopped: {done} of {len(pictures)} images are complete, in {files.out}") from None
-    pages = files.end()
+    failed = [{"image": source.path, "error": str(error)} for source, error in respondent.failed]
+    pages = list(map(str, files.end()))
     if as_json:
-        document = {"model": loaded.name, "explained": explained, "failed": failed, "pages": list(map(str, pages))}
+        document = {"model": respondent.loaded.name, "explained": explained, "failed": failed, "pages": pages}
         click.echo(results.as_json(document))
     for path in [] if as_json else pages:
         click.echo(path)
     if failed:
-        told = "; ".join(failure["error"] for failure in failed)
-        raise click.ClickException(f"{len(failed)} of {len(pictures)} images failed: {told}" if done > 1 else told)
+        why = "; ".join(failure["error"] for failure in failed)
+        count = f"{len(failed)} of {len(pictures)} images failed: " if len(pictures) > 1 else ""
+        raise click.ClickException(f"{count}{why}")

@@ -32,14 +32,12 @@ def command(model: str, weights: str, fields: bool, device: str | None, as_json:
 
     Any of these names can be given to attribkit explain --layer.
     """
-    from attribkit.cli.progress import tracked
+    from rich.console import Console
 
     loaded = options.loaded(model, options.without_download(model, weights), device)
     sites = _sites(loaded)
-    rows = [
-        _row(layer, sites.get(layer.name, []), fields)
-        for layer in tracked(list(loaded.layers.values()), "probing", quiet or as_json)
-    ]
+    with Console(stderr=True, quiet=quiet or as_json).status("probing"):  # where it is no terminal, nothing shows
+        rows = [_row(layer, sites.get(layer.name, []), fields) for layer in loaded.layers.values()]
     if as_json:
         click.echo(json.dumps({"model": loaded.name, "layers": rows}, indent=2))
     else:

@@ -78,8 +78,13 @@ def loaded(name: str, weights: str, device: str | None) -> LoadedModel:
 
 def batch(loaded: LoadedModel, x: torch.Tensor) -> torch.Tensor:
     """An input as a batch of one, on the model's device."""
+    return on_device(loaded, x[None])
+
+
+def on_device(loaded: LoadedModel, images: torch.Tensor) -> torch.Tensor:
+    """A batch of inputs, on the model's device."""
     parameter = next(loaded.model.parameters(), None)
-    return x[None] if parameter is None else x[None].to(parameter.device)
+    return images if parameter is None else images.to(parameter.device)
 
 
 def without_download(name: str, weights: str) -> str:

@@ -124,8 +124,8 @@ class Passage:
 
     @property
     def within_forward(self) -> bool:
-        """Whether the signal is one that the model sends down during its own forward pass."""
-        if self.run is None or not self.run.under_way:
+        """Whether the signal is one that the model, and no probe, sends down during its own forward pass."""
+        if self.run is None or not self.run.under_way or self.plan.probes:
             return False
         if not self.run.keeps_gates:
             raise NeedsGates

@@ -30,7 +30,7 @@ from attribkit.engine.plan import (
     plan_of,
 )
 from attribkit.engine.pooling import Pool
-from attribkit.engine.rules import AnyRule, RuleByPart, RuleLike
+from attribkit.engine.rules import AnyRule, Relay, RuleByPart, RuleLike
 from attribkit.engine.shadow import NAME, TAKEN, Taken, held_modules, shadow
 from attribkit.engine.switches import Switches
 from attribkit.engine.torch_private import is_exporting, is_traced
@@ -252,13 +252,15 @@ class Rewritten(nn.Module):
         )
 
     def _require_something_anywhere(self, args: tuple[Any, ...]) -> None:
-        """Below a layer there may be nothing to swap, but not in the whole network: it is run to its end to see."""
-        if self._known_to_change or self._has_modules_to_swap or self.rule.is_gradient or self.plan.probes:
+        """What the rule is for may all lie above a layer, if not nowhere: the network is run to its end to see."""
+        if self._known_to_change or self.plan.probes:
             return
-        met = self._met
-        if not any(self._changes(site) for site in met.values()):
+        met, gradient = self._met, self.rule.is_gradient
+        changes = gradient or self._has_modules_to_swap or any(self._changes(site) for site in met.values())
+        if not changes or any(self._unknown_parts()):
             with torch.no_grad():
                 self.run(Lift(self.plan), args, {})
+            self._require_known_parts()
             self._require_something_to_swap()
             self._met = met
         self._known_to_change = True
@@ -280,11 +282,15 @@ class Rewritten(nn.Module):
                 + ('; activations="all" swaps the smooth ones too' if any(s.kind == "smooth" for s in left) else "")
             )
 
-    def _require_known_parts(self) -> None:
-        if not isinstance(self.rule, RuleByPart):
-            return
+    def _unknown_parts(self) -> Iterator[str]:
+        """The patterns of rules by part that fit no site, as far as sites are known."""
         names = [site.name for site in self.sites]
-        for pattern in self.rule.unused(names):
+        for rule in self.rule.rules if isinstance(self.rule, Relay) else (self.rule,):
+            yield from rule.unused(names) if isinstance(rule, RuleByPart) else ()
+
+    def _require_known_parts(self) -> None:
+        for pattern in self._unknown_parts():
+            names = [site.name for site in self.sites]
             near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
             raise BadValue(f"no site fits the pattern {pattern!r} of the rule; near it: {', '.join(near)}")
 

@@ -10,7 +10,7 @@ import os
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from attribkit.files import write_whole
 
 if TYPE_CHECKING:
     from attribkit.engine.plan import Site
-    from attribkit.explaining.targets import Unit
+    from attribkit.units import Unit
 
 _FORMAT = "attribkit.attribution/1"
 _WRITTEN = ".png, .npz, .safetensors or .json"
@@ -92,6 +92,12 @@ class Attribution:
         # The deconvnet passes by norms, and so is no plain gradient even then.
         same = "" if any(site.kind == "norm" for site in met) else ": the same as backprop"
         return f"no rectifier that the rule follows lies below{same}"
+
+    def of_image(self, number: int) -> Attribution:
+        """The maps of one image of the batch, as if it had been alone."""
+        rows = [row for row, unit in enumerate(self.units) if unit.image == number]
+        units = tuple(replace(self.units[row], image=0) for row in rows)
+        return replace(self, values=self.values[rows], units=units)
 
     def save(self, path: str | os.PathLike[str], *, view: str = "signed") -> None:
         """Write the file at `path`, whole or not at all, in the format that its ending names.
@@ -167,7 +173,7 @@ class Attribution:
     def load(cls, path: str | os.PathLike[str]) -> Attribution:
         """Read what `save` wrote as `.npz` or `.safetensors`; the values come to the CPU."""
         from attribkit.engine.plan import Site
-        from attribkit.explaining.targets import Unit
+        from attribkit.units import Unit
 
         values, manifest = _read(Path(path))
         return cls(

@@ -1,178 +1,261 @@
-"""`explain`: one call from a model and images to an `Attribution`."""
+"""`Explainer`, made once and asked often, and `explain`, one question asked of it."""
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, Literal, Protocol, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from attribkit.engine import rules
 from attribkit.engine.plan import plan_of
-from attribkit.engine.rewriting import Rewritten, rewrite_by
-from attribkit.engine.rules import Relay, Rule, RuleFunction
-from attribkit.engine.shadow import unwrapped
+from attribkit.engine.rules import Relay, Rule, RuleByPart, RuleLike
 from attribkit.engine.switches import Switches
 from attribkit.errors import BadType, BadValue
 from attribkit.explaining import targets
 from attribkit.explaining.attribution import Attribution
-from attribkit.explaining.fields import Crop, ReceptiveField, receptive_field
-from attribkit.explaining.targets import At, Unit
+from attribkit.explaining.nets import Nets
+from attribkit.explaining.targets import Asked, At, Given, One, Several, Target
+from attribkit.explaining.task import Explained, Question
+from attribkit.units import Unit
 
-Method = str | Rule | RuleFunction
+Method = RuleLike | RuleByPart
+"""A rule that is asked for: its name, a `Rule`, a function of `(signal, gate)`, or a mapping from parts to these."""
+
+Pick = Callable[[Any], Tensor]
+Result = TypeVar("Result")
 
 
-@overload
-def explain(model: nn.Module, images: Tensor, method: Method = "guided", **options: Any) -> Attribution: ...
-@overload
-def explain(model: nn.Module, images: Tensor, method: Sequence[Method], **options: Any) -> dict[str, Attribution]: ...
-def explain(  # type: ignore[misc]  # the options, which both forms share, are written once, here
-    model: nn.Module,
-    images: Tensor,
-    method: Method | Sequence[Method] = "guided",
-    *,
-    layer: str | None = None,
-    channel: int | Sequence[int] | Tensor | None = None,
-    at: At = "max",
-    target: int | Sequence[int] | Tensor | None = None,
-    output: Callable[[Any], Tensor] | None = None,
-    switches: str | Switches = "own",
-    activations: Literal["rectifiers", "all"] = "rectifiers",
-    overlap: Literal["add", "overwrite"] = "add",
-    replay: Literal["down", "both"] = "down",
-    norms: Literal["rule", "bypass", "gradient"] = "rule",
-) -> Attribution | dict[str, Attribution]:
-    """Which pixels made a unit fire?
+class Loaded(Protocol):
+    """What `attribkit.load` gives, as far as it matters here."""
 
-        a = attribkit.explain(model, images, layer="features.28")      # the strongest unit of a layer
-        a = attribkit.explain(model, images, target=281)               # a class; without target the predicted one
+    @property
+    def model(self) -> nn.Module: ...
 
-    `channel` names one channel of the layer, or several, each of which is explained for every image; `at` is a
-    position, "max" (the strongest) or "all" (the whole channel). `target` is one class, or one for each image.
-    `output` picks a tensor where the model's output is a tuple, a dict or an object. The other options are those
-    of `rewrite`. Several methods share one forward pass and give a dict by name.
+    @property
+    def output(self) -> Pick | None: ...
 
-    The maps are in `values`, one a unit, image by image; a unit that sees a part of the image is explained on that
-    part, where this changes nothing, and its map is zero elsewhere.
+
+Model = nn.Module | Loaded | Callable[..., Any]
+
+
+class Explainer(Generic[Result]):
+    """Which pixels made a unit fire? A model made ready for that question once, to be asked it often.
+
+        explainer = attribkit.Explainer(model, "guided", layer="features.28")
+        for images in batches:
+            a = explainer(images)                       # the strongest unit of the layer, for each image
+        a = explainer(images, channel=7, at=(4, 4))     # this one
+
+    It may be asked from several threads at once. Weights that change are seen, as they are the model's own. Where
+    something of the model is replaced, set or hooked, it is made ready anew; that is looked at in each call.
+
+    Args:
+        model: A network, or what `attribkit.load` gives. It stays as it is.
+        method: "backprop", "deconvnet", "guided", a `Rule`, a function of `(signal, gate)`, or a mapping from patterns
+            to these, which gives each part of the network a rule of its own. A list of methods shares the forward
+            pass, and answers are dicts by name.
+        layer: The path of the layer whose units are explained; without it, the model's output.
+        output: Picks the tensor to explain where the output is a tuple, a dict or an object.
+        switches: How a signal passes max-pools: "own", recorded `Switches`, "uniform", "center" or "corner".
+        activations: "all" has the smooth ones (GELU, SiLU...) follow the rule, too.
+        overlap: Where windows of a pool overlap, signals "add" up, or the last one is kept ("overwrite").
+        replay: "both" has the forward pass follow the switches as well.
+        norms: Whether local response normalisation is bypassed: by the deconvnet only ("rule"), always ("bypass") or
+            never ("gradient").
+        precision: "bfloat16" computes in bfloat16, forwards and backwards, as `torch.autocast` does. Maps have the
+            type of the images nevertheless.
+
+    Raises:
+        BadValue: An argument makes no sense, or the model has no such layer.
+        CannotRewrite: The model has no faithful copy.
     """
-    methods = [method] if isinstance(method, (str, Rule)) or callable(method) else method
-    chosen = [rules.resolve(m) for m in methods]
-    _check_names([rule.name for rule in chosen])
-    _check(model, images, layer, channel, target)
-    channels = targets.as_channels(target if layer is None else channel, len(images), per_image=layer is None)
-    # Recorded switches point into whole planes; the others may carry to a unit what lies beside it.
-    local = isinstance(switches, str) and replay == "down" and overlap == "add" and output is None
-    local = local and at != "all" and not any(rule.function for rule in chosen)
-    with torch.inference_mode(False):
-        images = images.clone() if images.is_inference() else images
-        net = rewrite_by(model, plan_of(Relay(chosen), activations, switches, overlap, replay, norms))
-        task = _Task(net, images, layer, chosen, output or _the_tensor)
-        # What `output` computes may look elsewhere than the layer's own units.
-        field = receptive_field(model, layer if output is None else None, images)
-        explained = task.on_crops(field, channels, at) if local and field.worth_cropping() else None
-        units, values = explained or task.on_whole_images(field, channels, at)
-    settings = {
-        "switches": switches if isinstance(switches, str) else "recorded",
-        "activations": activations,
-        "overlap": overlap,
-        "replay": replay,
-        "norms": norms,
-    }
-    results = {
-        rule.name: Attribution(
-            values=maps,
-            units=tuple(units),
-            method=rule.name,
-            model=type(model).__name__,
-            sites=tuple(net.sites),
-            settings=settings,
-        )
-        for rule, maps in zip(chosen, values, strict=True)
-    }
-    return results if methods is method else results[chosen[0].name]
+
+    @overload
+    def __init__(
+        self: Explainer[Attribution],
+        model: Model,
+        method: Method = "guided",
+        *,
+        layer: str | None = None,
+        output: Pick | None = None,
+        switches: str | Switches = "own",
+        activations: Literal["rectifiers", "all"] = "rectifiers",
+        overlap: Literal["add", "overwrite"] = "add",
+        replay: Literal["down", "both"] = "down",
+        norms: Literal["rule", "bypass", "gradient"] = "rule",
+        precision: Literal["bfloat16"] | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Explainer[dict[str, Attribution]],
+        model: Model,
+        method: Sequence[Method],
+        *,
+        layer: str | None = None,
+        output: Pick | None = None,
+        switches: str | Switches = "own",
+        activations: Literal["rectifiers", "all"] = "rectifiers",
+        overlap: Literal["add", "overwrite"] = "add",
+        replay: Literal["down", "both"] = "down",
+        norms: Literal["rule", "bypass", "gradient"] = "rule",
+        precision: Literal["bfloat16"] | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        model: Model,
+        method: Method | Sequence[Method] = "guided",
+        *,
+        layer: str | None = None,
+        output: Pick | None = None,
+        switches: str | Switches = "own",
+        activations: Literal["rectifiers", "all"] = "rectifiers",
+        overlap: Literal["add", "overwrite"] = "add",
+        replay: Literal["down", "both"] = "down",
+        norms: Literal["rule", "bypass", "gradient"] = "rule",
+        precision: Literal["bfloat16"] | None = None,
+    ) -> None:
+        self.model, loaded_output = _unloaded(model)
+        self.layer = layer
+        self.output = output or (loaded_output if layer is None else None)
+        self._several = not _is_one(method)
+        methods: Sequence[Any] = method if self._several else [method]  # type: ignore[assignment]
+        self._rules = [rules.resolve(each) for each in methods]
+        _check_names([rule.name for rule in self._rules])
+        if precision not in (None, "bfloat16"):
+            raise BadValue(f"precision is 'bfloat16' or None, not {precision!r}")
+        self.precision = precision
+        rule = self._rules[0] if len(self._rules) == 1 else Relay(self._rules)
+        plan = plan_of(rule, activations, switches, overlap, replay, norms)
+        # Recorded switches point into whole planes; signals that overwrite may carry to a unit what lies beside it.
+        local = isinstance(switches, str) and replay == "down" and overlap == "add" and self.output is None
+        local = local and not any(map(_has_function, self._rules))
+        self._nets = Nets(self.model, plan, Question(layer, self.output, precision, local))
+        self.settings: dict[str, Any] = {
+            "switches": switches if isinstance(switches, str) else "recorded",
+            "activations": activations,
+            "overlap": overlap,
+            "replay": replay,
+            "norms": norms,
+        }
+        if precision is not None:
+            self.settings["precision"] = precision
+
+    @property
+    def methods(self) -> list[str]:
+        """The names of the methods, in their order."""
+        return [rule.name for rule in self._rules]
+
+    def __call__(
+        self,
+        images: Tensor,
+        *,
+        channel: One | None = None,
+        channels: Several | None = None,
+        at: At = "max",
+        target: One | None = None,
+        targets: Several | None = None,
+    ) -> Result:
+        """Explain a unit of each image, or several.
+
+        Args:
+            images: N x C x H x W, floats.
+            channel: One channel of the layer: a number, or a list of one per image. Without it the strongest.
+            channels: Several channels of every image: a flat list, or a list for each image.
+            at: A position in the layer's map, "max" (the strongest) or "all" (the whole channel).
+            target: One class: a number, or a list of one per image. Without it the predicted one.
+            targets: Several classes of every image.
+
+        Returns:
+            The maps, one per unit, image by image. A unit that sees a part of its image is explained on that part,
+            where this changes nothing; its map is zero elsewhere. For a list of methods, a dict by their names.
+
+        Raises:
+            BadValue: An argument does not fit the model or the other arguments.
+            NothingToRewrite: The rule has nothing to act on in this model.
+        """
+        self._check(images)
+        asked = Asked(self.layer, self._channels(len(images), channel, channels, target, targets), at)
+        return self.results(self.explained(images, asked))
+
+    def maps(self, images: Tensor, units: Sequence[Unit]) -> dict[str, Tensor]:
+        """The maps of known units, by the methods' names.
+
+        Args:
+            images: N x C x H x W, floats.
+            units: One per image; their channels and positions count.
+        """
+        self._check(images)
+        explained = self.explained(images, Given(units))
+        return dict(zip(self.methods, explained.maps, strict=True))
+
+    def explained(self, images: Tensor, target: Target) -> Explained:
+        """What `results` are made of, and the output in which units were looked for."""
+        with torch.inference_mode(False), self._nets.lent() as net:
+            return net.explained(images.clone() if images.is_inference() else images, target)
+
+    def results(self, explained: Explained) -> Result:
+        """Results with everything that they say of themselves."""
+        results = {
+            name: Attribution(
+                values=maps,
+                units=tuple(explained.units),
+                method=name,
+                model=type(self.model).__name__,
+                sites=explained.sites,
+                settings=self.settings,
+            )
+            for name, maps in zip(self.methods, explained.maps, strict=True)
+        }
+        return results if self._several else results[self.methods[0]]  # type: ignore[return-value]
+
+    # --------------------------------------------------------------------------------------- arguments, checked
+
+    def _channels(
+        self, images: int, channel: One | None, channels: Several | None, target: One | None, several: Several | None
+    ) -> Tensor | None:
+        if self.layer is not None and not (target is None and several is None):
+            raise BadValue("target names a class of the output; with layer= write channel=")
+        if self.layer is None and not (channel is None and channels is None):
+            raise BadValue("channel goes with layer=; for a class of the output write target=")
+        if self.layer is None:
+            return targets.as_channels(target, several, images, "target")
+        return targets.as_channels(channel, channels, images, "channel")
+
+    def _check(self, images: Tensor) -> None:
+        if not isinstance(images, Tensor) or not images.is_floating_point():
+            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+            raise BadType(f"images are a float tensor of N x C x H x W, not {kind}; preprocess them first")
+        if images.dim() == 3 and isinstance(self.model, nn.Module) and _looks_at_planes(self.model):
+            raise BadValue("images have no batch dimension; write images[None] for one image")
+        if images.numel() == 0:
+            raise BadValue(f"there is nothing to explain in images of shape {tuple(images.shape)}")
+        if self.precision is not None and images.dtype not in (torch.float32, torch.bfloat16):
+            raise BadType(f"precision='bfloat16' is for images of float32, not of {images.dtype}")
 
 
-Explained = tuple[list[Unit], list[Tensor]]
+def _unloaded(model: Model) -> tuple[Any, Pick | None]:
+    """The network itself, and what picks the tensor to explain from its output."""
+    inner = getattr(model, "model", None)
+    if isinstance(model, nn.Module) or not isinstance(inner, nn.Module):
+        return model, None
+    return inner, getattr(model, "output", None)
 
 
-@dataclass(frozen=True)
-class _Task:
-    """What is run: a network under several rules, up to a layer or to the end."""
-
-    net: Rewritten
-    images: Tensor
-    layer: str | None
-    rules: Sequence[Rule]
-    output: Callable[[Any], Tensor]
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.output(self.net(x) if self.layer is None else self.net.forward_to(self.layer, x))
-
-    def on_whole_images(self, field: ReceptiveField, channels: Tensor | None, at: At) -> Explained:
-        """Units chosen and explained in one forward pass; one backward pass a unit of an image, and a rule."""
-        with torch.enable_grad():
-            x = self.images.detach().requires_grad_()
-            output = self.forward(x.clone())  # a clone, since a network may write into its input
-        units = targets.choose(output, self.layer, channels, at)
-        columns = list(zip(*units, strict=True))
-        maps = [
-            list(self.backward(output, x, column, last=column is columns[-1])) for column in columns
-        ]  # K x rules x images
-        values = [torch.stack([by_rule[r] for by_rule in maps], 1).flatten(0, 1) for r in range(len(self.rules))]
-        return [replace(unit, box=field.box(unit.position)) for row in units for unit in row], values
-
-    def on_crops(self, field: ReceptiveField, channels: Tensor | None, at: At) -> Explained | None:
-        """Each unit explained on the part of the image that it sees; None where that part gives another activation."""
-        with torch.no_grad():
-            output = self.forward(self.images.detach().clone())
-        units = [unit for row in targets.choose(output, self.layer, channels, at) for unit in row]
-        crops = [field.crop(unit.position or ()) for unit in units]
-        values = [self.images.new_zeros(len(units), *self.images.shape[1:]) for _ in self.rules]
-        tolerance = 1e-4 * float(output.abs().max())
-        for rows in _batches(crops, self.images):
-            parts = torch.stack([self.images[units[r].image][crops[r].pixels] for r in rows])
-            moved = [replace(units[r], position=crops[r].position) for r in rows]
-            with torch.enable_grad():
-                x = parts.detach().requires_grad_()
-                output = self.forward(x.clone())
-            found = torch.stack([row[unit.index] for row, unit in zip(output.detach(), moved, strict=True)])
-            if not torch.allclose(found, found.new_tensor([u.activation for u in moved]), rtol=1e-3, atol=tolerance):
-                return None
-            for maps, gradient in zip(values, self.backward(output, x, moved, last=True), strict=True):
-                for r, part in zip(rows, gradient, strict=True):
-                    maps[r][crops[r].pixels] = part
-        return [replace(unit, box=field.box(unit.position)) for unit in units], values
-
-    def backward(self, output: Tensor, x: Tensor, units: Sequence[Unit], last: bool) -> Iterator[Tensor]:
-        """One map an image, for each rule in turn; the graph is freed after the last."""
-        if not output.requires_grad:
-            raise BadValue("no gradient reaches the images: the model detaches its output from them")
-        signal = targets.signal(output, units)
-        for rule in self.rules:
-            self.net.plan.rule.current = rule  # type: ignore[misc]
-            keep = not (last and rule is self.rules[-1])
-            (gradient,) = torch.autograd.grad(output, x, signal, retain_graph=keep)
-            yield gradient
+def _is_one(method: Any) -> bool:
+    return isinstance(method, (str, Rule, RuleByPart, Mapping)) or callable(method)
 
 
-def _batches(crops: Sequence[Crop], images: Tensor) -> Iterator[list[int]]:
-    """Numbers of crops of one shape, so many at a time that a batch is no larger than the images are."""
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for row, crop in enumerate(crops):
-        by_shape.setdefault(crop.shape, []).append(row)
-    for shape, rows in by_shape.items():
-        size = max(1, images[:, 0].numel() // math.prod(shape))
-        yield from (rows[i : i + size] for i in range(0, len(rows), size))
+def _has_function(rule: Rule | RuleByPart) -> bool:
+    """Whether somebody's own function is in it, which may make a signal where there was none."""
+    parts = [part for _, part in rule.parts] if isinstance(rule, RuleByPart) else [rule]
+    return any(part.function is not None for part in parts)
 
 
-def _the_tensor(output: Any) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise BadType(f"the output is a {type(output).__name__}; pass output=, a function that picks a tensor from it")
-    return output
+def _looks_at_planes(model: nn.Module) -> bool:
+    return any(isinstance(module, nn.Conv2d) for module in model.modules())
 
 
 def _check_names(names: Sequence[str]) -> None:
@@ -184,17 +267,112 @@ def _check_names(names: Sequence[str]) -> None:
         raise BadValue(f"{names.count(twice[0])} methods are called {twice[0]!r}; {remedy}")
 
 
-def _check(model: nn.Module, images: Tensor, layer: str | None, channel: Any, target: Any) -> None:
-    if not isinstance(images, Tensor) or not images.is_floating_point():
-        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-        raise BadType(f"images are a float tensor of N x C x H x W, not {kind}; preprocess them first")
-    if images.dim() == 3 and any(isinstance(m, nn.Conv2d) for m in model.modules()):
-        raise BadValue("images have no batch dimension; write images[None] for one image")
-    if images.numel() == 0:
-        raise BadValue(f"there is nothing to explain in images of shape {tuple(images.shape)}")
-    if layer is not None:
-        targets.check_layer(unwrapped(model), layer)
-    if layer is not None and target is not None:
-        raise BadValue("target names a class of the output; with layer= write channel=")
-    if layer is None and channel is not None:
-        raise BadValue("channel goes with layer=; for a class of the output write target=")
+# ---------------------------------------------------------------------------------------------------------- explain
+
+
+@overload
+def explain(  # type: ignore[overload-overlap]  # a str is a sequence of str, but one method
+    model: Model,
+    images: Tensor,
+    method: Method = "guided",
+    *,
+    layer: str | None = None,
+    channel: One | None = None,
+    channels: Several | None = None,
+    at: At = "max",
+    target: One | None = None,
+    targets: Several | None = None,
+    output: Pick | None = None,
+    switches: str | Switches = "own",
+    activations: Literal["rectifiers", "all"] = "rectifiers",
+    overlap: Literal["add", "overwrite"] = "add",
+    replay: Literal["down", "both"] = "down",
+    norms: Literal["rule", "bypass", "gradient"] = "rule",
+    precision: Literal["bfloat16"] | None = None,
+) -> Attribution: ...
+@overload
+def explain(
+    model: Model,
+    images: Tensor,
+    method: Sequence[Method],
+    *,
+    layer: str | None = None,
+    channel: One | None = None,
+    channels: Several | None = None,
+    at: At = "max",
+    target: One | None = None,
+    targets: Several | None = None,
+    output: Pick | None = None,
+    switches: str | Switches = "own",
+    activations: Literal["rectifiers", "all"] = "rectifiers",
+    overlap: Literal["add", "overwrite"] = "add",
+    replay: Literal["down", "both"] = "down",
+    norms: Literal["rule", "bypass", "gradient"] = "rule",
+    precision: Literal["bfloat16"] | None = None,
+) -> dict[str, Attribution]: ...
+def explain(
+    model: Model,
+    images: Tensor,
+    method: Method | Sequence[Method] = "guided",
+    *,
+    layer: str | None = None,
+    channel: One | None = None,
+    channels: Several | None = None,
+    at: At = "max",
+    target: One | None = None,
+    targets: Several | None = None,
+    output: Pick | None = None,
+    switches: str | Switches = "own",
+    activations: Literal["rectifiers", "all"] = "rectifiers",
+    overlap: Literal["add", "overwrite"] = "add",
+    replay: Literal["down", "both"] = "down",
+    norms: Literal["rule", "bypass", "gradient"] = "rule",
+    precision: Literal["bfloat16"] | None = None,
+) -> Attribution | dict[str, Attribution]:
+    """Which pixels made a unit fire? One question asked of an `Explainer`, which has the same options.
+
+        a = attribkit.explain(model, images, layer="features.28")      # the strongest unit of a layer
+        a = attribkit.explain(model, images, target=281)               # a class; without target the predicted one
+
+    Args:
+        model: A network, or what `attribkit.load` gives. It stays as it is.
+        images: N x C x H x W, floats.
+        method: "backprop", "deconvnet", "guided", a `Rule`, a function of `(signal, gate)`, or a mapping from patterns
+            to these, which gives each part of the network a rule of its own. A list of methods shares one forward
+            pass and gives a dict by name.
+        layer: The path of the layer whose units are explained; without it, the model's output.
+        channel: One channel of the layer: a number, or a list of one per image. Without it the strongest.
+        channels: Several channels of every image: a flat list, or a list for each image.
+        at: A position in the layer's map, "max" (the strongest) or "all" (the whole channel).
+        target: One class: a number, or a list of one per image. Without it the predicted one.
+        targets: Several classes of every image.
+        output: Picks the tensor to explain where the output is a tuple, a dict or an object.
+        switches: How a signal passes max-pools: "own", recorded `Switches`, "uniform", "center" or "corner".
+        activations: "all" has the smooth ones (GELU, SiLU...) follow the rule, too.
+        overlap: Where windows of a pool overlap, signals "add" up, or the last one is kept ("overwrite").
+        replay: "both" has the forward pass follow the switches as well.
+        norms: Whether local response normalisation is bypassed: by the deconvnet only ("rule"), always ("bypass") or
+            never ("gradient").
+        precision: "bfloat16" computes in bfloat16, as `torch.autocast` does; maps have the type of the images.
+
+    Returns:
+        The maps, one per unit, image by image; see `Explainer`.
+
+    Raises:
+        BadValue: An argument does not fit the model or the other arguments.
+        NothingToRewrite: The rule has nothing to act on in this model.
+    """
+    explainer: Explainer[Any] = Explainer(
+        model,
+        method,
+        layer=layer,
+        output=output,
+        switches=switches,
+        activations=activations,
+        overlap=overlap,
+        replay=replay,
+        norms=norms,
+        precision=precision,
+    )
+    asked: dict[str, Any] = {"channel": channel, "channels": channels, "target": target, "targets": targets}
+    return explainer(images, at=at, **asked)

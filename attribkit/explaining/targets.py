@@ -6,42 +6,85 @@ A target is a channel and a position of an output of shape N x C x ...; a logit 
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from attribkit.errors import BadType, BadValue
+from attribkit.units import Unit
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 At = Literal["max", "all"] | Sequence[int]
+One = int | Sequence[int] | Tensor
+Several = Sequence[int] | Sequence[Sequence[int]] | Tensor
+
+Rows = list[list[Unit]]
+"""For each image its units."""
+
+
+class Target(Protocol):
+    """Which units are asked for."""
+
+    @property
+    def has_positions(self) -> bool:
+        """Whether each is one place in its map, and no whole channel."""
+
+    def among(self, output: Tensor) -> Rows:
+        """The units, looked for in an output."""
+
+    def unseen(self, shape: Sequence[int]) -> Rows | None:
+        """The units in a map of this shape, with unknown activations; None where they have to be looked for."""
 
 
 @dataclass(frozen=True)
-class Unit:
-    """One thing explained, and the part of the image that it sees.
+class Asked:
+    """Some channels (images x K) of each image, or the strongest one, at a position, the strongest, or everywhere."""
 
-    `layer` is None for the model's output, `position` None for a logit or a whole channel (its activation is then
-    the sum). `box` is where the unit looks: first the starts, then the ends, so top, left, bottom, right.
-    """
-
-    image: int
     layer: str | None
-    channel: int
-    position: tuple[int, ...] | None
-    activation: float
-    box: tuple[int, ...] | None = None
+    channels: Tensor | None
+    at: At
 
     @property
-    def index(self) -> tuple[int, ...]:
-        """Where the unit is in the output for one image; for a whole channel, its first dimension only."""
-        return self.channel, *(self.position or ())
+    def has_positions(self) -> bool:
+        return not isinstance(self.at, str) or self.at != "all"
+
+    def among(self, output: Tensor) -> Rows:
+        return choose(output, self.layer, self.channels, self.at)
+
+    def unseen(self, shape: Sequence[int]) -> Rows | None:
+        if self.channels is None or isinstance(self.at, str):
+            return None
+        count, *plane = shape
+        _check(self.channels, count, self.layer)
+        place = _unflat(_position(self.at, plane) or 0, plane)
+        rows = enumerate(self.channels.tolist())
+        return [[Unit(image, self.layer, channel, place, math.nan) for channel in row] for image, row in rows]
 
 
-def choose(output: Tensor, layer: str | None, channels: Tensor | None, at: At) -> list[list[Unit]]:
+@dataclass(frozen=True)
+class Given:
+    """One known unit per image."""
+
+    units: Sequence[Unit]
+
+    @property
+    def has_positions(self) -> bool:
+        return all(unit.position is not None for unit in self.units)
+
+    def among(self, output: Tensor) -> Rows:
+        values = [float(output[image][unit.index].detach().sum()) for image, unit in enumerate(self.units)]
+        return [[replace(u, image=i, activation=v)] for i, (u, v) in enumerate(zip(self.units, values, strict=True))]
+
+    def unseen(self, shape: Sequence[int]) -> Rows | None:
+        return [[replace(unit, image=image, activation=math.nan)] for image, unit in enumerate(self.units)]
+
+
+def choose(output: Tensor, layer: str | None, channels: Tensor | None, at: At) -> Rows:
     """For each image its units: in the given channels (images x K), or the strongest of all."""
     if output.dim() < 2 or not output.is_floating_point():
         raise BadType(
@@ -55,47 +98,70 @@ def choose(output: Tensor, layer: str | None, channels: Tensor | None, at: At) -
     if channels is None:
         channels = strength.argmax(1, keepdim=True)
     channels = channels.to(flat.device)
-    _check(channels, output, layer)
+    _check(channels, output.shape[1], layer)
     whole = at == "all" or output.dim() == 2
     values = (flat.sum(-1) if at == "all" else strength).gather(1, channels).tolist()
     places = where.gather(1, channels).tolist()
 
     def position_of(place: int) -> tuple[int, ...] | None:
-        index = torch.unravel_index(torch.tensor(place if position is None else position), output.shape[2:])
-        return tuple(int(i) for i in index)
+        return None if whole else _unflat(place if position is None else position, output.shape[2:])
 
     return [
-        [
-            Unit(image, layer, channel, None if whole else position_of(place), value)
-            for channel, place, value in zip(*row, strict=True)
-        ]
+        [Unit(image, layer, channel, position_of(place), value) for channel, place, value in zip(*row, strict=True)]
         for image, row in enumerate(zip(channels.tolist(), places, values, strict=True))
     ]
 
 
 def signal(output: Tensor, units: Sequence[Unit]) -> Tensor:
-    """Ones where the units are, one unit an image, and zeros elsewhere."""
+    """Ones where the units are, one unit per image, and zeros elsewhere."""
     ones = torch.zeros_like(output)
     for row, unit in zip(ones, units, strict=True):
         row[unit.index] = 1
     return ones
 
 
-def as_channels(value: int | Sequence[int] | Tensor | None, images: int, per_image: bool) -> Tensor | None:
-    """Channels as images x K: one for all, a list of K for all, or (`per_image`) a list of one an image."""
-    if value is None:
-        return None
+# ----------------------------------------------------------------------------------------- how channels are written
+
+
+def as_channels(one: One | None, several: Several | None, images: int, name: str) -> Tensor | None:
+    """Channels as images x K, from the two ways to name them: `name` for one per image, its plural for several."""
+    plural = f"{name}s" if name == "target" else "channels"
+    if one is not None and several is not None:
+        raise BadValue(f"{name}= is one per image, {plural}= several of every image: give one of them")
+    if several is not None:
+        return _several(_whole_numbers(several, plural), images, name, plural)
+    return None if one is None else _one(_whole_numbers(one, name), images, name, plural)
+
+
+def _one(channels: Tensor, images: int, name: str, plural: str) -> Tensor:
+    if channels.dim() == 0:
+        return channels.expand(images, 1)
+    if channels.shape != (images,):
+        raise BadValue(
+            f"{name}={channels.tolist()} does not fit {images} images: give a number, or a list of one per image; "
+            f"{plural}= takes several of every image"
+        )
+    return channels[:, None]
+
+
+def _several(channels: Tensor, images: int, name: str, plural: str) -> Tensor:
+    if channels.dim() == 0:
+        raise BadValue(f"{plural} is a list, such as {plural}=[{channels}]; one is {name}={channels}")
+    if channels.dim() == 1:
+        channels = channels[None]
+    if len(channels) not in (1, images) or channels.numel() == 0:
+        raise BadValue(f"{len(channels)} lists of {plural} do not fit {images} images: give one list, or one per image")
+    return channels.expand(images, -1)
+
+
+def _whole_numbers(value: object, name: str) -> Tensor:
     try:
-        channels = torch.as_tensor(value)
+        numbers = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise BadType(f"channels and classes are whole numbers or lists of them, not {value!r}") from error
-    if channels.dtype not in INTEGERS or channels.dim() > 2:
-        raise BadType(f"channels and classes are whole numbers or lists of them, not {value!r}")
-    if channels.dim() < 2:
-        channels = channels.reshape(-1, 1) if per_image else channels.reshape(1, -1)
-    if channels.shape[0] not in (1, images) or channels.numel() == 0:
-        raise BadValue(f"{channels.shape[0]} targets do not fit {images} images: give one, or one an image")
-    return channels.long().expand(images, -1)
+        raise BadType(f"{name} is of whole numbers, not {value!r}") from error
+    if numbers.numel() and (numbers.dtype not in INTEGERS or numbers.dim() > 2):
+        raise BadType(f"{name} is of whole numbers, not {value!r}")
+    return numbers.long()
 
 
 def _position(at: At, plane: Sequence[int]) -> int | None:
@@ -113,8 +179,16 @@ def _position(at: At, plane: Sequence[int]) -> int | None:
     return flat
 
 
-def _check(channels: Tensor, output: Tensor, layer: str | None) -> None:
-    count = output.shape[1]
+def _unflat(flat: int, plane: Sequence[int]) -> tuple[int, ...]:
+    """The position of a flat index."""
+    position: list[int] = []
+    for size in reversed(plane):
+        flat, i = divmod(flat, size)
+        position.insert(0, i)
+    return tuple(position)
+
+
+def _check(channels: Tensor, count: int, layer: str | None) -> None:
     if bool(((channels < 0) | (channels >= count)).any()):
         what = f"the layer {layer!r} has {count} channels" if layer else f"the model has {count} outputs"
         wrong = channels[(channels < 0) | (channels >= count)][0].item()

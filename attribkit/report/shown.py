@@ -9,8 +9,8 @@ from typing import Any
 import numpy.typing as npt
 
 from attribkit.errors import BadValue
-from attribkit.explaining.targets import Unit
 from attribkit.report.pictures import Picture
+from attribkit.units import Unit
 
 Box = tuple[int, int, int, int]
 

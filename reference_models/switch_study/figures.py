@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attribkit.engine.rewriting import rewrite
-from attribkit.explaining.fields import Window, receptive_field
+from attribkit.explaining.fields import receptive_field
+from attribkit.explaining.windows import Window
 from attribkit.metrics.cases import batches
 from attribkit.reference_models.switch_study.subjects import WITH, ChosenUnits, Subject, maps_of
 from attribkit.reference_models.switch_study.validation import RULES

@@ -67,7 +67,7 @@ def test_the_json_document_holds_what_the_library_gives(explain: Command, weight
     document = json.loads(done.out)
     loaded = attribkit.load("strided_cnn_c", weights)
     image = loaded.preprocess("cat.jpg")[None]
-    expected = attribkit.explain(loaded.model, image, "guided", layer="conv4", channel=[5, 7])
+    expected = attribkit.explain(loaded.model, image, "guided", layer="conv4", channels=[5, 7])
     (explained,) = document["explained"]
     assert [unit["channel"] for unit in explained["units"]] == [5, 7]
     assert [tuple(unit["box"]) for unit in explained["units"]] == [unit.box for unit in expected.units]
@@ -360,7 +360,7 @@ def test_check_says_right_or_why_not(run: Command) -> None:
     document = json.loads(run("check", "model_c", "--json").out)
     assert document["right"] is True
     assert {finding["holds"] for finding in document["findings"]} == {True}
-    assert len(document["findings"]) == 8
+    assert len(document["findings"]) == 9
     refused = run("check", "timm:test_vit")
     assert refused.code == 1
     assert 'activations="all"' in refused.err

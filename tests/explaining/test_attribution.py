@@ -13,7 +13,7 @@ import torch
 from attribkit import files
 from attribkit.engine.plan import Site
 from attribkit.explaining.attribution import Attribution
-from attribkit.explaining.targets import Unit
+from attribkit.units import Unit
 
 FORMATS = ["png", "npz", "safetensors", "json"]
 

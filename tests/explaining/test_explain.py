@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import attribkit
-from attribkit.explaining.explainer import _Task
-from attribkit.explaining.fields import ReceptiveField
-from attribkit.explaining.targets import Unit
+from attribkit.explaining.windows import ReceptiveField
+from attribkit.units import Unit
 
 RULES = ["backprop", "deconvnet", "guided"]
 Position = tuple[int, ...] | None
@@ -197,14 +196,11 @@ def test_predicted_class(rule: str) -> None:
         ([4, 0, 1], [[4], [0], [1]]),
         ((4, 0, 1), [[4], [0], [1]]),
         (torch.tensor([4, 0, 1]), [[4], [0], [1]]),
-        (torch.tensor([[0, 3], [4, 1], [2, 2]]), [[0, 3], [4, 1], [2, 2]]),
-        ([[0, 3], [4, 1], [2, 2]], [[0, 3], [4, 1], [2, 2]]),
-        ([[3, 1, 0]], [[3, 1, 0], [3, 1, 0], [3, 1, 0]]),
     ],
-    ids=["one", "tensor of one", "one each", "tuple", "tensor", "NxK tensor", "NxK lists", "1xK"],
+    ids=["one", "tensor of one", "one each", "tuple", "tensor"],
 )
 def test_named_classes(target: Any, classes: list[list[int]], rule: str) -> None:
-    """One class for all images, one an image, or K an image: maps come image by image."""
+    """One class for all images, or one per image."""
     model, images = classifier(), images_for_classifier()
     wanted = [(image, channel, None) for image, row in enumerate(classes) for channel in row]
     found = attribkit.explain(model, images, rule, target=target)
@@ -212,12 +208,33 @@ def test_named_classes(target: Any, classes: list[list[int]], rule: str) -> None
     assert_close(found.values, maps_by_oracle(model, images, wanted, rule))
 
 
+@pytest.mark.parametrize(
+    ("targets", "classes"),
+    [
+        ([3, 1], [[3, 1], [3, 1], [3, 1]]),
+        ((3,), [[3], [3], [3]]),
+        (torch.tensor([3, 1, 0]), [[3, 1, 0], [3, 1, 0], [3, 1, 0]]),
+        (torch.tensor([[0, 3], [4, 1], [2, 2]]), [[0, 3], [4, 1], [2, 2]]),
+        ([[0, 3], [4, 1], [2, 2]], [[0, 3], [4, 1], [2, 2]]),
+        ([[3, 1, 0]], [[3, 1, 0], [3, 1, 0], [3, 1, 0]]),
+    ],
+    ids=["list", "tuple", "tensor", "NxK tensor", "NxK lists", "1xK"],
+)
+def test_several_classes_of_every_image(targets: Any, classes: list[list[int]]) -> None:
+    """A flat list for all images, as long as it likes to be, or a list for each: maps come image by image."""
+    model, images = classifier(), images_for_classifier()
+    wanted = [(image, channel, None) for image, row in enumerate(classes) for channel in row]
+    found = attribkit.explain(model, images, targets=targets)
+    assert wanted_of(found.units) == wanted
+    assert_close(found.values, maps_by_oracle(model, images, wanted, "guided"))
+
+
 def test_several_classes_of_one_image() -> None:
-    """K classes of one image are a 1 x K target: one forward pass, K maps."""
+    """K classes of one image cost one forward pass."""
     model, images = classifier(), images_for_classifier()[:1]
     passes: list[int] = []
     model.conv1.register_forward_hook(lambda *_: passes.append(1))  # type: ignore[union-attr,operator]
-    found = attribkit.explain(model, images, target=[[0, 1, 2, 3, 4]])
+    found = attribkit.explain(model, images, targets=[0, 1, 2, 3, 4])
     assert len(passes) == 1
     wanted = [(0, channel, None) for channel in range(5)]
     assert_close(found.values, maps_by_oracle(model, images, wanted, "guided"))
@@ -265,24 +282,37 @@ def test_channels_of_a_layer(layer: str, rule: str) -> None:
     assert_close(one.values, maps_by_oracle(model, images, strongest(output, 4), rule, layer))
     by_channel = [strongest(output, c) for c in (5, 0, 3)]
     wanted = [row[image] for image in range(3) for row in by_channel]
-    several = attribkit.explain(model, images, rule, layer=layer, channel=[5, 0, 3])
+    several = attribkit.explain(model, images, rule, layer=layer, channels=[5, 0, 3])
     assert wanted_of(several.units) == wanted
     assert [u.activation for u in several.units] == pytest.approx([output[(i, c, *p)].item() for i, c, p in wanted])
     assert_close(several.values, maps_by_oracle(model, images, wanted, rule, layer))
 
 
-@pytest.mark.parametrize("channel", [1, [1], (1,), torch.tensor(1), torch.tensor([[1], [1], [1]])], ids=repr)
-def test_ways_to_write_a_channel(channel: Any) -> None:
-    """A number, a list, a tuple and a tensor name the same channel."""
+WAYS = [
+    *({"channel": way} for way in (1, torch.tensor(1), [1, 1, 1], (1, 1, 1), torch.tensor([1, 1, 1]))),
+    *({"channels": way} for way in ([1], (1,), torch.tensor([1]), [[1], [1], [1]], torch.tensor([[1], [1], [1]]))),
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=repr)
+def test_ways_to_write_a_channel(way: Any) -> None:
+    """A number, or a list of one per image; in the plural a list, or one for each image: all name the same channel."""
     model, images = classifier(), images_for_classifier()
-    found = attribkit.explain(model, images, layer="conv2", channel=channel)
+    found = attribkit.explain(model, images, layer="conv2", **way)
     assert wanted_of(found.units) == strongest(output_of(model, images, "conv2"), 1)
+
+
+def test_a_list_of_as_many_channels_as_images_is_one_per_image() -> None:
+    """The singular is never several units of an image, whatever the length of its list."""
+    model, images = classifier(), images_for_classifier()
+    found = attribkit.explain(model, images, layer="conv2", channel=[5, 0, 3], at=(2, 2))
+    assert wanted_of(found.units) == [(0, 5, (2, 2)), (1, 0, (2, 2)), (2, 3, (2, 2))]
 
 
 def test_another_channel_for_each_image() -> None:
     """An N x K tensor of channels names those of each image."""
     model, images = classifier(), images_for_classifier()
-    found = attribkit.explain(model, images, layer="conv2", channel=torch.tensor([[1, 2], [0, 7], [3, 3]]), at=(2, 2))
+    found = attribkit.explain(model, images, layer="conv2", channels=torch.tensor([[1, 2], [0, 7], [3, 3]]), at=(2, 2))
     wanted = [(i, c, (2, 2)) for i, row in enumerate([[1, 2], [0, 7], [3, 3]]) for c in row]
     assert wanted_of(found.units) == wanted
     assert_close(found.values, maps_by_oracle(model, images, wanted, "guided", "conv2"))
@@ -296,7 +326,7 @@ def test_position(at: Any, position: tuple[int, int], rule: str) -> None:
     """A position is taken as given, from the end where negative; of all channels there the strongest."""
     model, images = classifier(), images_for_classifier()
     output = output_of(model, images, "conv2")
-    found = attribkit.explain(model, images, rule, layer="conv2", channel=[2, 6], at=at)
+    found = attribkit.explain(model, images, rule, layer="conv2", channels=[2, 6], at=at)
     wanted = [(image, channel, position) for image in range(3) for channel in (2, 6)]
     assert wanted_of(found.units) == wanted
     assert [u.activation for u in found.units] == pytest.approx(
@@ -314,7 +344,7 @@ def test_whole_channel(rule: str) -> None:
     """at="all" explains the sum of a channel over all positions; its activation is that sum, its box the image."""
     model, images = classifier(), images_for_classifier()
     output = output_of(model, images, "conv2")
-    found = attribkit.explain(model, images, rule, layer="conv2", channel=[0, 5], at="all")
+    found = attribkit.explain(model, images, rule, layer="conv2", channels=[0, 5], at="all")
     wanted = [(image, channel, None) for image in range(3) for channel in (0, 5)]
     assert wanted_of(found.units) == wanted
     assert [u.activation for u in found.units] == pytest.approx([output[i, c].sum().item() for i, c, _ in wanted])
@@ -335,7 +365,7 @@ def test_linear_layers(layer: str, rule: str) -> None:
     assert wanted_of(found.units) == wanted
     assert {unit.box for unit in found.units} == {(0, 0, 12, 10)}
     assert_close(found.values, maps_by_oracle(model, images, wanted, rule, layer))
-    two = attribkit.explain(model, images, rule, layer=layer, channel=[1, 4])
+    two = attribkit.explain(model, images, rule, layer=layer, channels=[1, 4])
     wanted = [(image, channel, None) for image in range(3) for channel in (1, 4)]
     assert wanted_of(two.units) == wanted
     assert_close(two.values, maps_by_oracle(model, images, wanted, rule, layer))
@@ -414,7 +444,7 @@ def test_other_numbers_of_dimensions(rule: str) -> None:
     """Nets over sequences and volumes are explained as those over images are."""
     line = seeded(lambda: nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(4, 3, 3)))
     images = pictures(2, 2, 40)
-    found = attribkit.explain(line, images, rule, layer="3", channel=[0, 2], at=(7,))
+    found = attribkit.explain(line, images, rule, layer="3", channels=[0, 2], at=(7,))
     wanted = [(image, channel, (7,)) for image in range(2) for channel in (0, 2)]
     assert wanted_of(found.units) == wanted
     assert [unit.box for unit in found.units] == [(14, 22)] * 4
@@ -547,8 +577,8 @@ class WithNorm(nn.Module):
 OWN_RULE = attribkit.Rule("absolute", function=lambda signal, gate: signal.abs() * gate)
 TARGETS: dict[str, dict[str, Any]] = {
     "predicted": {},
-    "classes": {"target": [[0, 3], [1, 2]]},
-    "units": {"layer": "conv2", "channel": [0, 5], "at": (1, 2)},
+    "classes": {"targets": [[0, 3], [1, 2]]},
+    "units": {"layer": "conv2", "channels": [0, 5], "at": (1, 2)},
     "channel": {"layer": "conv2", "channel": 2, "at": "all"},
 }
 
@@ -573,7 +603,7 @@ def test_several_methods_share_one_forward_pass() -> None:
     model, images = classifier(), images_for_classifier()
     passes: list[int] = []
     model.conv1.register_forward_hook(lambda *_: passes.append(1))  # type: ignore[union-attr,operator]
-    attribkit.explain(model, images, RULES, target=[[0, 1, 2]])
+    attribkit.explain(model, images, RULES, targets=[[0, 1, 2]])
     assert len(passes) == 1
 
 
@@ -676,7 +706,7 @@ def test_an_unknown_method() -> None:
         ({"layer": "conv22"}, r"no layer 'conv22' in Classifier; near it: conv2"),
         ({"layer": ""}, r"no layer ''"),
         ({"layer": "conv2", "channel": 8}, r"the layer 'conv2' has 8 channels, 0 to 7; there is no 8"),
-        ({"layer": "conv2", "channel": [1, -1]}, r"0 to 7; there is no -1"),
+        ({"layer": "conv2", "channels": [1, -1]}, r"0 to 7; there is no -1"),
         ({"layer": "conv2", "at": (6, 0)}, r"no position \(6, 0\) in a map of 6x5"),
         ({"layer": "conv2", "at": (0, -6)}, r"no position \(0, -6\) in a map of 6x5"),
         ({"layer": "conv2", "at": (1,)}, r"no position \(1,\) in a map of 6x5"),
@@ -684,7 +714,17 @@ def test_an_unknown_method() -> None:
         ({"layer": "fc1", "at": (0, 0)}, r"no position \(0, 0\) in a map of no positions"),
         ({"target": 5}, r"the model has 5 outputs, 0 to 4; there is no 5"),
         ({"target": [0, 1, 9]}, r"0 to 4; there is no 9"),
-        ({"target": [0, 1]}, r"2 targets do not fit 3 images"),
+        ({"target": [0, 1]}, r"target=\[0, 1\] does not fit 3 images: .* targets= takes several of every image"),
+        ({"layer": "conv2", "channel": [0, 1]}, r"one per image; channels= takes several of every image"),
+        ({"layer": "conv2", "channel": [[0, 1]] * 3}, r"one per image; channels= takes several of every image"),
+        ({"layer": "conv2", "channels": 1}, r"channels is a list, such as channels=\[1\]; one is channel=1"),
+        ({"layer": "conv2", "channels": [[1, 2]] * 2}, r"2 lists of channels do not fit 3 images"),
+        ({"layer": "conv2", "channels": []}, r"1 lists of channels do not fit"),
+        ({"layer": "conv2", "channel": 1, "channels": [1]}, r"channel= is one per image, channels= several"),
+        ({"target": 1, "targets": [1]}, r"target= is one per image, targets= several"),
+        ({"layer": "conv2", "targets": [1]}, r"with layer= write channel="),
+        ({"channels": [1]}, r"channel goes with layer="),
+        ({"precision": "float8"}, r"precision is 'bfloat16' or None, not 'float8'"),
         ({"channel": 1}, r"channel goes with layer=; for a class of the output write target="),
         ({"layer": "conv2", "target": 1}, r"target names a class of the output; with layer= write channel="),
         ({"switches": "mine"}, r"switches is one of"),
@@ -793,8 +833,8 @@ def test_layers_of_a_wrapped_model(wrap: Callable[[nn.Module], nn.Module], prefi
 
 PLACES: dict[str, dict[str, Any]] = {
     "class": {"target": 1},
-    "unit": {"layer": "2", "channel": [0, 3], "at": (10, 11)},
-    "channel": {"layer": "2", "channel": [0, 3], "at": "all"},
+    "unit": {"layer": "2", "channels": [0, 3], "at": (10, 11)},
+    "channel": {"layer": "2", "channels": [0, 3], "at": "all"},
 }
 
 
@@ -957,8 +997,8 @@ def test_a_net_that_writes_into_its_input(options: dict[str, Any]) -> None:
 
 EVERYTHING: list[dict[str, Any]] = [
     {},
-    {"target": [[0, 1], [2, 3], [4, 0]], "method": RULES},
-    {"layer": "conv2", "channel": [0, 1]},
+    {"targets": [[0, 1], [2, 3], [4, 0]], "method": RULES},
+    {"layer": "conv2", "channels": [0, 1]},
     {"layer": "conv1", "at": (6, 6)},
     {"layer": "conv1", "at": "all"},
     {"layer": "fc1", "switches": "uniform"},
@@ -1036,7 +1076,7 @@ def test_the_model_stays_as_it_was_when_backward_fails(options: dict[str, Any]) 
 def test_fields() -> None:
     """A result tells its method, model and settings, its units image by image, and every site of the model."""
     model, images = classifier(), images_for_classifier()
-    found = attribkit.explain(model, images, "deconvnet", layer="conv2", channel=[3, 1], at=(2, 1), switches="center")
+    found = attribkit.explain(model, images, "deconvnet", layer="conv2", channels=[3, 1], at=(2, 1), switches="center")
     assert (found.method, found.model) == ("deconvnet", "Classifier")
     assert found.settings == {
         "switches": "center",
@@ -1298,7 +1338,7 @@ def some_positions(size: Sequence[int]) -> list[tuple[int, int]]:
 
 def explain_whole(model: nn.Module, images: Tensor, methods: Any, **options: Any) -> Any:
     """The explanation without crops."""
-    with mock.patch.object(_Task, "on_crops", return_value=None):
+    with mock.patch.object(ReceptiveField, "worth_cropping", return_value=False):
         return attribkit.explain(model, images, methods, **options)
 
 
@@ -1339,7 +1379,7 @@ def test_crops_give_what_the_whole_image_gives(name: str, size: tuple[int, int])
     rows, columns = output_of(model, images, "net").shape[2:]
     watched = Watched(model.net)  # type: ignore[arg-type]
     for at in some_positions((rows, columns)):
-        options = {"layer": "net", "channel": [1, 3], "at": at}
+        options = {"layer": "net", "channels": [1, 3], "at": at}
         attribkit.explain(model, images, RULES, **options)  # finds the receptive field, once
         watched.sizes.clear()
         found = attribkit.explain(model, images, RULES, **options)
@@ -1359,9 +1399,9 @@ def test_crops_of_strongest_units(name: str) -> None:
     """Units that each image has elsewhere are explained each on its own crop."""
     size = (40, 48) if name == "shuffled" else (41, 47)
     model, images = seeded(lambda: WithAttribute(LOCAL[name]())), pictures(4, 3, *size)
-    found = attribkit.explain(model, images, "guided", layer="net", channel=[0, 1, 2])
+    found = attribkit.explain(model, images, "guided", layer="net", channels=[0, 1, 2])
     assert len({unit.position for unit in found.units}) > 3
-    assert_same_on_crops(model, images, layer="net", channel=[0, 1, 2])
+    assert_same_on_crops(model, images, layer="net", channels=[0, 1, 2])
     assert_same_on_crops(model, images, layer="net")
 
 
@@ -1374,7 +1414,7 @@ def test_crops_with_other_switches(name: str, switches: str) -> None:
     """Signals that are spread over windows stay within what the unit sees."""
     model, images = seeded(lambda: WithAttribute(LOCAL[name]())), pictures(2, 3, 41, 47)
     for at in some_positions(output_of(model, images, "net").shape[2:]):
-        assert_same_on_crops(model, images, layer="net", channel=[1, 3], at=at, switches=switches)
+        assert_same_on_crops(model, images, layer="net", channels=[1, 3], at=at, switches=switches)
 
 
 @pytest.mark.parametrize("name", POOLED)
@@ -1382,7 +1422,7 @@ def test_crops_where_signals_overwrite(name: str) -> None:
     """Where the last window overwrites, also with nothing, windows count that the unit itself does not see."""
     model, images = seeded(lambda: WithAttribute(LOCAL[name]())), pictures(2, 3, 41, 47)
     for at in some_positions(output_of(model, images, "net").shape[2:]):
-        assert_same_on_crops(model, images, layer="net", channel=[1, 3], at=at, overlap="overwrite")
+        assert_same_on_crops(model, images, layer="net", channels=[1, 3], at=at, overlap="overwrite")
 
 
 @pytest.mark.parametrize("name", ["max-pools", "overlapping pools"])
@@ -1390,7 +1430,7 @@ def test_crops_where_signals_overwrite(name: str) -> None:
 def test_crops_where_switches_condition_the_forward_pass(name: str, switches: str) -> None:
     """replay="both" changes the activations; what is explained are the changed ones."""
     model, images = seeded(lambda: WithAttribute(LOCAL[name]())), pictures(2, 3, 41, 47)
-    assert_same_on_crops(model, images, layer="net", at=(4, 5), channel=[1, 3], switches=switches, replay="both")
+    assert_same_on_crops(model, images, layer="net", at=(4, 5), channels=[1, 3], switches=switches, replay="both")
 
 
 @pytest.mark.parametrize("name", ["padded", "ceil mode", "residual", "inception"])
@@ -1398,7 +1438,7 @@ def test_crops_in_single_precision(name: str) -> None:
     """To 1e-5 of the largest value in float32."""
     model, images = seeded(lambda: WithAttribute(LOCAL[name]())).float(), pictures(2, 3, 41, 47).float()
     for at in some_positions(output_of(model, images, "net").shape[2:]):
-        assert_same_on_crops(model, images, relative=1e-5, layer="net", channel=[1, 3], at=at)
+        assert_same_on_crops(model, images, relative=1e-5, layer="net", channels=[1, 3], at=at)
 
 
 def test_crops_of_intermediate_layers() -> None:
@@ -1601,7 +1641,7 @@ def test_nets_that_cannot_be_cropped_are_never_wrong(name: str) -> None:
     for at in some_positions(output_of(model, images, "net").shape[2:]):
         wanted = [(image, channel, at) for image in range(2) for channel in (1, 3)]
         for rule in ("backprop", "deconvnet"):
-            found = attribkit.explain(model, images, rule, layer="net", channel=[1, 3], at=at)
+            found = attribkit.explain(model, images, rule, layer="net", channels=[1, 3], at=at)
             assert wanted_of(found.units) == wanted
             expected = maps_by_oracle(model, images, wanted, rule, "net")
             assert_close(found.values, expected)
@@ -1629,7 +1669,7 @@ def test_a_gate_that_noise_leaves_shut(image: str) -> None:
     tile = torch.ones(2, 2) if image == "flat" else torch.tensor([[0.5, 1.5], [1.2, 0.8]])
     images = (8 * tile.repeat(16, 16)).expand(2, 3, -1, -1).double()
     for at in ((16, 16), (0, 31)):
-        found = attribkit.explain(model, images, "backprop", layer="net", channel=[0, 1], at=at)
+        found = attribkit.explain(model, images, "backprop", layer="net", channels=[0, 1], at=at)
         wanted = [(i, c, at) for i in range(2) for c in (0, 1)]
         expected = maps_by_oracle(model, images, wanted, "backprop", "net")
         assert_close(found.values, expected)
@@ -1670,7 +1710,7 @@ def test_images_of_another_size_are_probed_anew() -> None:
     for size in ((32, 32), (16, 16), (48, 32), (40, 40)):
         images = pictures(1, 3, *size)
         for at in ((0, 0), (7, 9)):
-            assert_same_on_crops(model, images, layer="net", channel=[1], at=at)
+            assert_same_on_crops(model, images, layer="net", channels=[1], at=at)
 
 
 def test_small_effects_of_position_count() -> None:
@@ -1687,7 +1727,7 @@ def test_small_effects_of_position_count() -> None:
     model = seeded(lambda: nn.Sequential(*conv(3, 5, padding=1), Slightly(), Squared(), nn.Conv2d(5, 4, 3)))
     images = pictures(2, 3, 32, 32)
     for at in ((20, 9), (2, 11)):
-        assert_same_on_crops(model, images, layer="4", channel=[1], at=at)
+        assert_same_on_crops(model, images, layer="4", channels=[1], at=at)
 
 
 # Crops of random nets ----------------------------------------------------------------------------------------
@@ -1742,7 +1782,7 @@ def test_crops_of_random_nets(
     assume(bool(output.isfinite().all()))  # no pool has a window of padding alone
     plane = output.shape[2:]
     at = tuple(min(int(share * n), n - 1) for share, n in zip(place, plane, strict=True))
-    options = {"layer": "net", "channel": [0], "at": at, "switches": switches}
+    options = {"layer": "net", "channels": [0], "at": at, "switches": switches}
     # A crop is taken wherever it is held to be exact, not only where it saves time.
     with mock.patch.object(ReceptiveField, "worth_cropping", lambda self: self.exact_on_crops):
         found = attribkit.explain(model, images, RULES, **options)
@@ -1801,13 +1841,13 @@ def test_guided_is_zero_where_the_signal_would_be_negative() -> None:
     model, images = plain_stack(), pictures(2, 3, 12, 12)
     with torch.no_grad():
         model[4].weight.copy_(-model[4].weight.abs())  # type: ignore[union-attr,operator,arg-type]
-    found = attribkit.explain(model, images, RULES, layer="4", channel=[0, 3])
+    found = attribkit.explain(model, images, RULES, layer="4", channels=[0, 3])
     assert found["guided"].values.abs().max() == 0
     assert found["deconvnet"].values.abs().max() == 0
     assert found["backprop"].values.abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("options", [{"target": 1}, {"layer": "conv2", "channel": [0, 3]}, {"layer": "fc1"}], ids=str)
+@pytest.mark.parametrize("options", [{"target": 1}, {"layer": "conv2", "channels": [0, 3]}, {"layer": "fc1"}], ids=str)
 def test_backprop_with_own_switches_is_autograd(options: dict[str, Any]) -> None:
     """The pools' own switches and the chain rule are torch's own gradient, overlapping windows and all."""
     model, images = classifier(), images_for_classifier()

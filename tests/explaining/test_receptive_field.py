@@ -19,7 +19,7 @@ from torch.nn.utils import prune
 
 import attribkit
 from attribkit import receptive_field
-from attribkit.explaining.fields import ReceptiveField, Window
+from attribkit.explaining.windows import ReceptiveField, Window
 
 Span = tuple[int, int]
 

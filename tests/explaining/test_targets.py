@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from attribkit.explaining import targets
-from attribkit.explaining.targets import Unit
+from attribkit.units import Unit
 
 
 def some_output(*shape: int) -> Tensor:
@@ -177,29 +178,44 @@ def test_a_signal_needs_a_unit_for_each_image() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "per_image", "expected"),
+    ("one", "expected"),
     [
-        (3, True, [[3], [3]]),
-        (3, False, [[3], [3]]),
-        ([3, 1], True, [[3], [1]]),
-        ([3, 1], False, [[3, 1], [3, 1]]),
-        ([3], True, [[3], [3]]),
-        ([3], False, [[3], [3]]),
-        ((3, 1, 2), False, [[3, 1, 2], [3, 1, 2]]),
-        (range(3), False, [[0, 1, 2], [0, 1, 2]]),
-        (torch.tensor(3), True, [[3], [3]]),
-        (torch.tensor([3, 1], dtype=torch.int32), True, [[3], [1]]),
-        (torch.tensor([3, 1], dtype=torch.uint8), False, [[3, 1], [3, 1]]),
-        ([[3, 1, 0], [2, 2, 2]], True, [[3, 1, 0], [2, 2, 2]]),
-        ([[3, 1, 0], [2, 2, 2]], False, [[3, 1, 0], [2, 2, 2]]),
-        ([[3, 1, 0]], True, [[3, 1, 0], [3, 1, 0]]),
-        ([[3], [1]], False, [[3], [1]]),
+        (3, [[3], [3]]),
+        (torch.tensor(3), [[3], [3]]),
+        (np.int64(3), [[3], [3]]),
+        ([3, 1], [[3], [1]]),
+        ((3, 1), [[3], [1]]),
+        (np.array([3, 1]), [[3], [1]]),
+        (torch.tensor([3, 1], dtype=torch.uint8), [[3], [1]]),
     ],
-    ids=str,
+    ids=repr,
 )
-def test_channels_for_each_image(value: Any, per_image: bool, expected: list[list[int]]) -> None:
-    """One for all; a list is one an image for classes, and several for all for channels; N x K is both at once."""
-    found = targets.as_channels(value, 2, per_image)
+def test_one_channel_per_image(one: Any, expected: list[list[int]]) -> None:
+    """The singular is a number for all images, or a list of one per image."""
+    found = targets.as_channels(one, None, 2, "channel")
+    assert found is not None
+    assert found.dtype == torch.long
+    assert found.tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("several", "expected"),
+    [
+        ([3], [[3], [3]]),
+        ([3, 1], [[3, 1], [3, 1]]),
+        ((3, 1, 2), [[3, 1, 2], [3, 1, 2]]),
+        (range(3), [[0, 1, 2], [0, 1, 2]]),
+        (np.array([3, 1]), [[3, 1], [3, 1]]),
+        (torch.tensor([3, 1], dtype=torch.int16), [[3, 1], [3, 1]]),
+        ([[3, 1, 0]], [[3, 1, 0], [3, 1, 0]]),
+        ([[3, 1], [0, 2]], [[3, 1], [0, 2]]),
+        (torch.tensor([[3, 1], [0, 2]]), [[3, 1], [0, 2]]),
+    ],
+    ids=repr,
+)
+def test_several_channels_of_every_image(several: Any, expected: list[list[int]]) -> None:
+    """The plural is a flat list for all images, or a list for each."""
+    found = targets.as_channels(None, several, 2, "channel")
     assert found is not None
     assert found.dtype == torch.long
     assert found.tolist() == expected
@@ -207,38 +223,36 @@ def test_channels_for_each_image(value: Any, per_image: bool, expected: list[lis
 
 def test_no_channels_is_none() -> None:
     """None stands for the strongest, and stays None."""
-    assert targets.as_channels(None, 2, per_image=True) is None
+    assert targets.as_channels(None, None, 2, "channel") is None
 
 
 @pytest.mark.parametrize(
     "value",
-    [
-        1.5,
-        [1.0, 2.0],
-        True,
-        [True, False],
-        1j,
-        [[[1]]],
-        torch.tensor([0.0]),
-        torch.tensor([1j], dtype=torch.complex128),
-    ],
+    [1.5, [1.0, 2.0], True, [True, False], 1j, [[[1]]], torch.tensor([0.0]), "cat", ["cat"], [[1], [2, 3]], object()],
     ids=str,
 )
 def test_channels_that_are_no_whole_numbers(value: Any) -> None:
-    """Floats, truth values, complex numbers and lists of lists of lists are refused."""
-    with pytest.raises(TypeError, match="whole numbers or lists of them"):
-        targets.as_channels(value, 2, per_image=True)
+    """Floats, truth values, complex numbers and lists of lists of lists are refused, in both forms."""
+    with pytest.raises(TypeError, match="channel is of whole numbers, not"):
+        targets.as_channels(value, None, 2, "channel")
+    with pytest.raises(TypeError, match="targets is of whole numbers, not"):
+        targets.as_channels(None, value, 2, "target")
 
 
-@pytest.mark.parametrize(
-    ("value", "per_image", "count"),
-    [([0, 1, 2], True, 3), ([[0], [1], [2]], False, 3), (torch.zeros(3, 2).long(), True, 3)],
-    ids=str,
-)
-def test_channels_for_another_number_of_images(value: Any, per_image: bool, count: int) -> None:
-    """As many as the images, or one: both numbers are told."""
-    with pytest.raises(ValueError, match=rf"{count} targets do not fit 2 images"):
-        targets.as_channels(value, 2, per_image)
+@pytest.mark.parametrize("value", [[], [1], [0, 1, 2], [[0, 1], [2, 3]]], ids=str)
+def test_a_list_that_is_not_one_per_image(value: Any) -> None:
+    """The error says what fits, and names the plural, which today's users of lists may have meant."""
+    with pytest.raises(ValueError, match=r"does not fit 2 images: .* one per image; channels= takes several"):
+        targets.as_channels(value, None, 2, "channel")
+    with pytest.raises(ValueError, match=r"does not fit 2 images: .* one per image; targets= takes several"):
+        targets.as_channels(value, None, 2, "target")
+
+
+@pytest.mark.parametrize("value", [[[0], [1], [2]], torch.zeros(3, 2).long()], ids=str)
+def test_lists_for_another_number_of_images(value: Any) -> None:
+    """As many lists as images, or one: both numbers are named."""
+    with pytest.raises(ValueError, match=r"3 lists of channels do not fit 2 images"):
+        targets.as_channels(None, value, 2, "channel")
 
 
 # check_layer -------------------------------------------------------------------------------------------------

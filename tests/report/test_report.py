@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from attribkit.explaining.targets import Unit
+from attribkit.units import Unit
 from attribkit.report import panel as panels
 from attribkit.report import pictures
 from attribkit.report.page import page

@@ -1,0 +1,41 @@
+"""Networks that cannot take what they are given, told from bugs of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from attribkit.errors import AttribkitError
+
+_OURS = Path(__file__).parents[1]
+_OF_TORCH = (RuntimeError, ValueError, IndexError)
+
+
+class NetworkFails(Exception):
+    """A network cannot take what it was given."""
+
+
+@contextmanager
+def tried() -> Iterator[None]:
+    """Run a network on what it may not be made for: however it fails, `NetworkFails` comes out.
+
+    A network may raise anything. So may torch when we call it in the network's name, but then it speaks of shapes and
+    values. What the library raises on purpose is passed on as it is, and so is what else code of ours raises: a bug.
+    """
+    try:
+        yield
+    except AttribkitError:
+        raise
+    except Exception as error:  # in whatever way a network fails; see above
+        if _innermost_file(error).is_relative_to(_OURS) and not isinstance(error, _OF_TORCH):
+            raise
+        raise NetworkFails(f"{type(error).__name__}: {error}") from error
+
+
+def _innermost_file(error: Exception) -> Path:
+    """Where it was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return Path("" if trace is None else trace.tb_frame.f_code.co_filename)

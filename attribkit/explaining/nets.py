@@ -1,0 +1,108 @@
+"""Rewritten networks of one model, kept for the next question: each answers one caller at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attribkit.engine.plan import Plan
+from attribkit.engine.rewriting import rewrite_by
+from attribkit.engine.rules import Relay
+from attribkit.engine.shadow import unwrapped
+from attribkit.errors import BadType
+from attribkit.explaining.fields import KnownField, known_field
+from attribkit.explaining.snapshot import snapshot
+from attribkit.explaining.targets import Target, check_layer
+from attribkit.explaining.task import Explained, Question, Task
+from attribkit.explaining.windows import ReceptiveField
+
+
+class Nets:
+    """A network for each caller who asks at the same time, made anew when the model is no longer what it was."""
+
+    def __init__(self, model: Any, plan: Plan, question: Question) -> None:
+        self.model = model
+        self.plan = plan
+        self.question = question
+        self.lock = threading.Lock()
+        self.idle = [self.made(self.now())]
+
+    @contextmanager
+    def lent(self) -> Iterator[Net]:
+        """A network, until it is given back."""
+        now = self.now()
+        with self.lock:
+            self.idle = [net for net in self.idle if net.snapshot == now]
+            net = self.idle.pop() if self.idle else None
+        net = net or self.made(now)
+        try:
+            yield net
+        finally:
+            with self.lock:
+                self.idle.append(net)
+
+    def now(self) -> list[Any]:
+        """The model's snapshot."""
+        return snapshot(unwrapped(self.model) if isinstance(self.model, nn.Module) else self.model)
+
+    def made(self, now: list[Any]) -> Net:
+        """A network for the model as it is now."""
+        layer = self.question.layer
+        if layer is not None:
+            if not isinstance(self.model, nn.Module):
+                raise BadType(f"layer={layer!r} needs an nn.Module, not a {type(self.model).__name__}")
+            check_layer(unwrapped(self.model), layer)
+        plan = self.plan
+        if isinstance(plan.rule, Relay):  # of which each network needs its own: it is turned while signals go down
+            plan = replace(plan, rule=Relay(plan.rule.rules))
+        with torch.inference_mode(False):
+            return Net(self.model, now, Task(rewrite_by(self.model, plan), self.question))
+
+
+class Net:
+    """A rewritten network, and the snapshot of the model that it was made from."""
+
+    def __init__(self, model: Any, snapshot: list[Any], task: Task) -> None:
+        self.model = model
+        self.snapshot = snapshot
+        self.task = task
+        self.question = task.question
+
+    def explained(self, images: Tensor, target: Target) -> Explained:
+        """Units of these images, each with its maps."""
+        known = self.known(images, target)
+        return self.on_crops(known, images, target) or self.task.on_whole_images(images, known.field, target)
+
+    def known(self, images: Tensor, target: Target) -> KnownField:
+        """What is known of the units' windows; what `output` computes may look elsewhere than the layer's own."""
+        if self.question.layer is None or self.question.output is not None or not target.has_positions:
+            return KnownField(ReceptiveField.everything(images.shape[2:]))
+        return known_field(self.model, self.question.layer, images, self.snapshot)
+
+    def on_crops(self, known: KnownField, images: Tensor, target: Target) -> Explained | None:
+        """Units explained on the parts that they see, where that is exact and spares arithmetic; else None.
+
+        Where channel and position are known, the parts are all that goes through the network; but not before they
+        have been compared with the whole of some images.
+        """
+        if not self.question.local or not known.field.worth_cropping():
+            return None
+        rows, output = None, None
+        # A network in which nothing is known to follow the rule is run to its end, once; for that a part may not do.
+        if known.tried and known.field.shape is not None and any(site.follows for site in self.task.net.sites):
+            rows = target.unseen(known.field.shape)
+        if rows is None:
+            output = self.task.looked_at(images)
+            rows = target.among(output)
+        explained = self.task.on_crops(images, known.field, [unit for row in rows for unit in row], output)
+        if explained is None:
+            known.no_crops()
+        else:
+            known.tried = True
+        return explained

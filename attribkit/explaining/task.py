@@ -1,0 +1,156 @@
+"""What an explainer runs for one batch of images: up to a layer or to the end, and down again by each rule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attribkit.engine.plan import Site
+from attribkit.engine.rewriting import Rewritten
+from attribkit.engine.rules import Relay
+from attribkit.errors import BadType, BadValue
+from attribkit.explaining import targets
+from attribkit.explaining.passes import Pass
+from attribkit.explaining.targets import Target
+from attribkit.explaining.windows import Crop, ReceptiveField
+from attribkit.units import Unit
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """Units explained.
+
+    Attributes:
+        units: Image by image.
+        maps: For each rule the maps of all units.
+        sites: What the rules met on the way.
+        output: That in which the units were looked for, where there was one.
+    """
+
+    units: list[Unit]
+    maps: list[Tensor]
+    sites: tuple[Site, ...]
+    output: Tensor | None
+
+
+@dataclass(frozen=True)
+class Question:
+    """What does not change from call to call.
+
+    Attributes:
+        layer: Whose units are asked about; None is the model's output.
+        output: Picks a tensor from the output.
+        precision: "bfloat16", or None for that of the images.
+        local: Whether a unit's map hangs on no more than what the unit sees.
+    """
+
+    layer: str | None
+    output: Callable[[Any], Tensor] | None
+    precision: str | None
+    local: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """A network under one rule or several, and what is asked of it."""
+
+    net: Rewritten
+    question: Question
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What is asked about, for these images."""
+        layer, pick = self.question.layer, self.question.output
+        with self.computing(x):
+            output = self.net(x) if layer is None else self.net.forward_to(layer, x)
+            output = output if pick is None else pick(output)
+        if not isinstance(output, Tensor):
+            kind = type(output).__name__
+            raise BadType(f"the output is a {kind}; pass output=, a function that picks a tensor from it")
+        if output.dim() and len(output) != len(x):
+            raise BadValue(f"the output is of shape {tuple(output.shape)}, not of {len(x)} images like the input")
+        return output
+
+    def computing(self, x: Tensor) -> AbstractContextManager[Any]:
+        """The precision in force, forwards and backwards."""
+        coarse = self.question.precision is not None
+        return torch.autocast(x.device.type, dtype=torch.bfloat16) if coarse else nullcontext()
+
+    def looked_at(self, images: Tensor) -> Tensor:
+        """The output alone."""
+        with torch.no_grad():
+            return self.forward(images.detach().clone())  # since a network may write into its input
+
+    def on_whole_images(self, images: Tensor, field: ReceptiveField, target: Target) -> Explained:
+        """Units looked for and explained in one forward pass; one backward pass per unit of an image, and rule."""
+        up = Pass(self.forward, images)
+        units = target.among(up.output)
+        columns = list(zip(*units, strict=True))
+        # K x rules x images
+        maps = [list(self.ways_down(up, column, last=column is columns[-1])) for column in columns]
+        by_rule = [torch.stack(one, 1).flatten(0, 1) if len(one) > 1 else one[0] for one in zip(*maps, strict=True)]
+        boxed = [replace(unit, box=field.box(unit.position)) for row in units for unit in row]
+        return Explained(boxed, by_rule, tuple(self.net.sites), up.output.detach())
+
+    def on_crops(
+        self, images: Tensor, field: ReceptiveField, units: Sequence[Unit], output: Tensor | None
+    ) -> Explained | None:
+        """Units explained on the parts of images that they see; None where one has another activation there.
+
+        Without the layer's output, in which they were looked for, their activations are those found on the parts.
+        """
+        crops = [field.crop(unit.position or ()) for unit in units]
+        maps: list[Tensor] | None = None
+        found = list(units)
+        for rows in _batches(crops, images):
+            parts = torch.stack([images[units[r].image][crops[r].pixels] for r in rows])
+            moved = [replace(units[r], position=crops[r].position) for r in rows]
+            up = Pass(self.forward, parts)
+            values = [float(row[unit.index]) for row, unit in zip(up.output.detach(), moved, strict=True)]
+            if output is not None and not _alike(values, [units[r].activation for r in rows], output):
+                return None
+            for r, value in zip(rows, values, strict=True):
+                found[r] = replace(
+                    units[r],
+                    activation=value if output is None else units[r].activation,
+                    box=field.box(units[r].position),
+                )
+            downs = list(self.ways_down(up, moved, last=True))
+            maps = maps or [images.new_zeros(len(units), *images.shape[1:]) for _ in downs]
+            for whole, part in zip(maps, downs, strict=True):
+                for r, pixels in zip(rows, part, strict=True):
+                    whole[r][crops[r].pixels] = pixels
+        return Explained(found, maps or [], tuple(self.net.sites), output)
+
+    def ways_down(self, up: Pass, units: Sequence[Unit], last: bool) -> Iterator[Tensor]:
+        """One map per image, for each rule in turn; the graph is freed after the last."""
+        signal, relay = targets.signal(up.output, units), self.net.rule
+        rules = relay.rules if isinstance(relay, Relay) else (relay,)
+        for rule in rules:
+            if isinstance(relay, Relay):
+                relay.current = rule
+            with self.computing(up.images):
+                yield up.down(signal, again=not (last and rule is rules[-1]))
+
+
+def _alike(values: Sequence[float], others: Sequence[float], output: Tensor) -> bool:
+    """Whether activations are the same, as far as the output's type and its largest value allow to tell."""
+    rounding = torch.finfo(output.dtype).eps
+    bound = max(1e-4, 4 * rounding) * float(output.abs().max())
+    share = max(1e-3, 4 * rounding)
+    return all(math.isclose(a, b, rel_tol=share, abs_tol=bound) for a, b in zip(values, others, strict=True))
+
+
+def _batches(crops: Sequence[Crop], images: Tensor) -> Iterator[list[int]]:
+    """Numbers of crops of one shape, so many at a time that a batch is no larger than the images are."""
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for row, crop in enumerate(crops):
+        by_shape.setdefault(crop.shape, []).append(row)
+    for shape, rows in by_shape.items():
+        size = max(1, images[:, 0].numel() // math.prod(shape))
+        yield from (rows[i : i + size] for i in range(0, len(rows), size))

@@ -1,0 +1,31 @@
+"""What is explained, and the part of the image that it sees."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One thing explained, and the part of the image that it sees.
+
+    Attributes:
+        image: Its image's number in the batch.
+        layer: The layer's path; None for the model's output.
+        channel: The channel of the layer, or the class.
+        position: Where it is in the layer's map; None for a logit or a whole channel.
+        activation: Its value; of a whole channel, the sum.
+        box: Where it looks: first the starts, then the ends, so top, left, bottom, right.
+    """
+
+    image: int
+    layer: str | None
+    channel: int
+    position: tuple[int, ...] | None
+    activation: float
+    box: tuple[int, ...] | None = None
+
+    @property
+    def index(self) -> tuple[int, ...]:
+        """Where the unit is in the output for one image; for a whole channel, its first dimension only."""
+        return self.channel, *(self.position or ())
