@@ -13,10 +13,10 @@ import cv2
 import numpy as np
 import pytest
 
-from attribkit.units import Unit
 from attribkit.report import pictures
 from attribkit.report.page import page
 from attribkit.report.shown import Shown
+from attribkit.units import Unit
 
 pytestmark = pytest.mark.browser
 

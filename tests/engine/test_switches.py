@@ -567,7 +567,7 @@ def test_what_is_no_file_of_switches_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"")
     with pytest.raises(SwitchMismatch, match=r"cat\.safetensors"):
         Switches.load(path)
-    with pytest.raises(attribkit.AttribkitError, match="there is no file .*dog"):
+    with pytest.raises(attribkit.AttribkitError, match=r"there is no file .*dog"):
         Switches.load(tmp_path / "dog.safetensors")
 
 

@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 import pytest
 
-from attribkit.units import Unit
 from attribkit.report import panel as panels
 from attribkit.report import pictures
 from attribkit.report.page import page
 from attribkit.report.panel import common_strengths, panel
 from attribkit.report.shown import Shown
 from attribkit.report.stored import store
+from attribkit.units import Unit
 
 FACTS = {"command": "attribkit explain cat.jpg", "model": "all_cnn_c", "torch": "2.6"}
 HOSTILE = '<script>alert("1")</script>\'"><img src=x onerror=alert(1)> &amp; \u202egpj.قطة'
