@@ -228,7 +228,7 @@ def test_no_channels_is_none() -> None:
 
 @pytest.mark.parametrize(
     "value",
-    [1.5, [1.0, 2.0], True, [True, False], 1j, [[[1]]], torch.tensor([0.0]), "cat", ["cat"], [[1], [2, 3]], object()],
+    [1.5, [1.0, 2.0], True, [True, False], 1j, [[[1]]], torch.tensor([0.0]), "cat", ["cat"], [[1], [2, 3]], {"cat": 1}],
     ids=str,
 )
 def test_channels_that_are_no_whole_numbers(value: Any) -> None:
