@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -125,12 +125,14 @@ class Respondent:
 
         start = time.perf_counter()
         images = on_device(self.loaded, torch.stack([x for _, x in waiting]))
-        logits, results = None, {}
+        seen = self._seen(images) if self.question.layers != [None] else {}
+        results = {}
         for layer, explainer in self.explainers.items():
-            explained = explainer.explained(images, self._target(layer, len(images)))
+            explained = explainer.explained(images, self._target(layer, len(images)), seen.get(layer))
             results[layer] = explainer.results(explained)
-            logits = explained.output if layer is None and self.loaded.output is None else None
-        verdicts = self._verdicts(images, logits)
+            if layer is None and self.loaded.output is None:
+                seen[None] = explained.output
+        verdicts = self._verdicts(len(images), seen.get(None))
         seconds = (time.perf_counter() - start) / len(waiting) / len(results)
         for number, (source, _) in enumerate(waiting):
             yield [
@@ -153,17 +155,48 @@ class Respondent:
         question, name = self.question, "target" if layer is None else "channel"
         return Asked(layer, as_channels(question.target, question.channels, images, name), question.at)
 
-    def _verdicts(self, images: Tensor, logits: Tensor | None) -> list[str]:
+    def _seen(self, images: Tensor) -> dict[str | None, Any]:
+        """What a classifier says of the images, under None, and its layers' outputs on the way there."""
+        import torch
+
+        from attribkit.engine.shadow import unwrapped
+
+        if not self.loaded.labels:
+            return {}
+        seen: dict[str | None, Any] = {}
+        # In another precision a layer's output is another.
+        layers = [layer for layer in self.question.layers if layer and not self.question.rewriting["precision"]]
+        hooks = [
+            unwrapped(self.loaded.model).get_submodule(layer).register_forward_hook(_keep(seen, layer))
+            for layer in layers
+        ]
+        try:
+            with torch.no_grad():
+                seen[None] = self.loaded.model(images.clone())
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen
+
+    def _verdicts(self, images: int, logits: Any) -> list[str]:
         """For each image the likeliest classes by a classifier; nothing by other networks."""
         import torch
 
         labels = self.loaded.labels
-        if logits is None and labels:
-            with torch.no_grad():
-                logits = self.loaded.model(images.clone())
-        if not isinstance(logits, torch.Tensor) or logits.shape != (len(images), len(labels)):
-            return [""] * len(images)
+        if not labels or not isinstance(logits, torch.Tensor) or logits.shape != (images, len(labels)):
+            return [""] * images
         return [_likeliest(row, labels) for row in logits]
+
+
+def _keep(seen: dict[str | None, Any], layer: str) -> Callable[[Any, Any, Any], None]:
+    """A hook that keeps what a layer gives when it is first called."""
+    import torch
+
+    def hook(module: Any, args: Any, output: Any) -> None:
+        if layer not in seen and isinstance(output, torch.Tensor):
+            seen[layer] = output.clone()  # which may be written into further on
+
+    return hook
 
 
 def _likeliest(logits: Tensor, labels: tuple[str, ...]) -> str:

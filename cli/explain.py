@@ -111,7 +111,7 @@ def command(
     question = _question(loaded, **asked)
     files = results.Files(out, wanted, view, _facts(loaded))
     files.check(len(pictures) * len(question.layers), len(question.methods))
-    _explain(pictures, Respondent(loaded, question), files, as_json, quiet)
+    explain_all(pictures, Respondent(loaded, question), files, as_json, quiet)
 
 
 def _question(
@@ -162,7 +162,7 @@ def _facts(loaded: LoadedModel) -> dict[str, str]:
     }
 
 
-def _explain(pictures: list[Any], respondent: Respondent, files: results.Files, as_json: bool, quiet: bool) -> None:
+def explain_all(pictures: list[Any], respondent: Respondent, files: results.Files, as_json: bool, quiet: bool) -> None:
     """Every picture; one that cannot be read is named at the end, and the others go on."""
     from attribkit.cli.progress import tracked
 

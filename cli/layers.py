@@ -35,13 +35,18 @@ def command(model: str, weights: str, fields: bool, device: str | None, as_json:
     from rich.console import Console
 
     loaded = options.loaded(model, options.without_download(model, weights), device)
-    sites = _sites(loaded)
     with Console(stderr=True, quiet=quiet or as_json).status("probing"):  # where it is no terminal, nothing shows
-        rows = [_row(layer, sites.get(layer.name, []), fields) for layer in loaded.layers.values()]
+        rows = rows_of(loaded, fields)
     if as_json:
         click.echo(json.dumps({"model": loaded.name, "layers": rows}, indent=2))
     else:
         _print(loaded.name, sorted(rows, key=_in_order(loaded)))
+
+
+def rows_of(loaded: LoadedModel, fields: bool) -> list[dict[str, Any]]:
+    """What is to be said of each layer."""
+    sites = _sites(loaded)
+    return [_row(layer, sites.get(layer.name, []), fields) for layer in loaded.layers.values()]
 
 
 def _sites(loaded: LoadedModel) -> dict[str, list[Site]]:

@@ -191,10 +191,16 @@ class Explainer(Generic[Result]):
         explained = self.explained(images, Given(units))
         return dict(zip(self.methods, explained.maps, strict=True))
 
-    def explained(self, images: Tensor, target: Target) -> Explained:
-        """What `results` are made of, and the output in which units were looked for."""
+    def explained(self, images: Tensor, target: Target, seen: Tensor | None = None) -> Explained:
+        """What `results` are made of, and the output in which units were looked for.
+
+        Args:
+            images: N x C x H x W, floats.
+            target: The units that are asked for.
+            seen: The layer's output for these images, where it is known already.
+        """
         with torch.inference_mode(False), self._nets.lent() as net:
-            return net.explained(images.clone() if images.is_inference() else images, target)
+            return net.explained(images.clone() if images.is_inference() else images, target, seen)
 
     def results(self, explained: Explained) -> Result:
         """Results with everything that they say of themselves."""

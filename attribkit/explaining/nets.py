@@ -74,10 +74,10 @@ class Net:
         self.task = task
         self.question = task.question
 
-    def explained(self, images: Tensor, target: Target) -> Explained:
-        """Units of these images, each with its maps."""
+    def explained(self, images: Tensor, target: Target, seen: Tensor | None) -> Explained:
+        """Units of these images, each with its maps; `seen` is the layer's output, where somebody has it already."""
         known = self.known(images, target)
-        return self.on_crops(known, images, target) or self.task.on_whole_images(images, known.field, target)
+        return self.on_crops(known, images, target, seen) or self.task.on_whole_images(images, known.field, target)
 
     def known(self, images: Tensor, target: Target) -> KnownField:
         """What is known of the units' windows; what `output` computes may look elsewhere than the layer's own."""
@@ -85,7 +85,7 @@ class Net:
             return KnownField(ReceptiveField.everything(images.shape[2:]))
         return known_field(self.model, self.question.layer, images, self.snapshot)
 
-    def on_crops(self, known: KnownField, images: Tensor, target: Target) -> Explained | None:
+    def on_crops(self, known: KnownField, images: Tensor, target: Target, seen: Tensor | None) -> Explained | None:
         """Units explained on the parts that they see, where that is exact and spares arithmetic; else None.
 
         Where channel and position are known, the parts are all that goes through the network; but not before they
@@ -95,10 +95,11 @@ class Net:
             return None
         rows, output = None, None
         # A network in which nothing is known to follow the rule is run to its end, once; for that a part may not do.
-        if known.tried and known.field.shape is not None and any(site.follows for site in self.task.net.sites):
+        begun = any(site.follows for site in self.task.net.sites)
+        if known.tried and known.field.shape is not None and begun:
             rows = target.unseen(known.field.shape)
         if rows is None:
-            output = self.task.looked_at(images)
+            output = seen if seen is not None and begun else self.task.looked_at(images)
             rows = target.among(output)
         explained = self.task.on_crops(images, known.field, [unit for row in rows for unit in row], output)
         if explained is None:

@@ -58,6 +58,17 @@ def test_a_name_that_both_have_is_torchvisions_unless_it_says_timm() -> None:
     assert type(attribkit.load("timm:resnet18", "none").model) is timm.models.ResNet
 
 
+@pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "timm:test_resnet", "reference:strided_cnn_c"])
+def test_no_weights_are_none(name: str) -> None:
+    """None is "none", as in torchvision: random weights, and nothing is fetched."""
+    torch.manual_seed(0)
+    spoken = attribkit.load(name, "none").model.state_dict()
+    torch.manual_seed(0)
+    unspoken = attribkit.load(name, None).model.state_dict()
+    assert spoken.keys() == unspoken.keys()
+    assert all(torch.equal(tensor, unspoken[key]) for key, tensor in spoken.items())
+
+
 @pytest.mark.parametrize(
     ("name", "near"),
     [
@@ -369,6 +380,17 @@ def test_layers_tell_kind_shape_stride_and_receptive_field() -> None:
     assert (layers["4"].shape, layers["4"].stride, layers["4"].receptive_field) == ((6, 1, 1), None, None)
     assert layers["5"].shape == (6,)
     assert list(layers) == ["0", "1", "2", "3", "4", "5"]
+
+
+def test_all_receptive_fields_are_found_at_once() -> None:
+    """The first that is asked for costs one forward pass over the network, the others none."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 6, 3))
+    passes: list[int] = []
+    net[0].register_forward_hook(lambda module, args, output: passes.append(len(output)))
+    layers = attribkit.LoadedModel("net", net, Plain()).layers
+    passes.clear()
+    assert [layer.receptive_field for layer in layers.values()] == [(3, 3), (3, 3), (4, 4), (8, 8)]
+    assert passes == [1]
 
 
 def test_strides_are_exact_where_the_map_does_not_divide_the_image() -> None:

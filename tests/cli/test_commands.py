@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from conftest import Command, Done
 from PIL import Image
 
 import attribkit
+from attribkit.cli import options
 from attribkit.reference_models.architectures import build
 from attribkit.reference_models.normalisation import Normalisation
 from attribkit.reference_models.trained import Trained, save
@@ -138,6 +140,116 @@ def test_a_bad_image_among_good_ones_is_named_and_the_others_are_explained(expla
     assert [failure["image"] for failure in document["failed"]] == ["bad.png"]
     assert [entry["image"] for entry in document["explained"]] == ["cat.jpg"]
     assert "1 of 2 images failed: bad.png is empty" in done.err
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images each question to an explainer was about."""
+    sizes: list[int] = []
+    honest = attribkit.Explainer.explained
+
+    def counting(self: attribkit.Explainer[Any], images: torch.Tensor, *rest: Any) -> Any:
+        sizes.append(len(images))
+        return honest(self, images, *rest)
+
+    monkeypatch.setattr(attribkit.Explainer, "explained", counting)
+    return sizes
+
+
+def seven_pictures(folder: Path) -> list[str]:
+    """Pictures that differ, one that cannot be read among them."""
+    names = [f"{number}.png" for number in range(7)]
+    for number, name in enumerate(names):
+        colours = np.random.default_rng(number).integers(256, size=(40, 40, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / name), colours)
+    (folder / "3.png").write_bytes(b"no picture")
+    return names
+
+
+@pytest.mark.parametrize("words", [[], ["--layer", "conv4,conv7"], ["--layer", "conv3", "--channel", "5,1"]], ids=str)
+def test_images_of_one_size_are_explained_together_as_if_each_were_alone(
+    explain: Command, tmp_path: Path, batches: list[int], words: list[str]
+) -> None:
+    names = seven_pictures(tmp_path)
+    together = explain(*names, *words, "--format", "npz", "--json", "--out", "together")
+    layers = 2 if "conv4,conv7" in words else 1
+    assert batches == [6] * layers
+    document = json.loads(together.out)
+    assert [entry["image"] for entry in document["explained"]] == [
+        n for n in names if n != "3.png" for _ in range(layers)
+    ]
+    assert [entry["image"] for entry in document["failed"]] == ["3.png"]
+    alone = [explain(name, *words, "--format", "npz", "--json", "--out", "alone") for name in names if name != "3.png"]
+    entries = [entry for done in alone for entry in json.loads(done.out)["explained"]]
+    for entry, other in zip(document["explained"], entries, strict=True):
+        assert entry["verdict"] == other["verdict"] != ""
+        assert [(u["image"], u["channel"], u["position"]) for u in entry["units"]] == [
+            (0, u["channel"], u["position"]) for u in other["units"]
+        ]
+    assert files(tmp_path / "together").keys() == files(tmp_path / "alone").keys()
+    for path in (tmp_path / "together").iterdir():
+        found, expected = (attribkit.Attribution.load(tmp_path / at / path.name) for at in ("together", "alone"))
+        assert found.values.shape == expected.values.shape
+        torch.testing.assert_close(
+            found.values, expected.values, rtol=0, atol=1e-5 * float(expected.values.abs().max())
+        )
+
+
+def test_a_batch_is_of_one_size_and_no_larger_than_it_should_be(
+    run: Command, tmp_path: Path, batches: list[int]
+) -> None:
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "def build(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+    )
+    names = [name for name in seven_pictures(tmp_path) if name != "3.png"]
+    for words, expected in (
+        (names * 3, [16, 2]),
+        (["--size", "300", *names], [4, 2]),
+        (["--size", "700", *names], [1] * 6),
+    ):
+        batches.clear()
+        assert run("explain", *words, "--model", "./net.py:build", "--method", "guided").code == 0
+        assert batches == expected
+
+
+@pytest.mark.parametrize(
+    ("words", "passes"), [([], 1), (["--layer", "conv2"], 1), (["--layer", "conv1,conv2,conv7"], 2)], ids=str
+)
+def test_nothing_is_run_twice(
+    explain: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], passes: int
+) -> None:
+    """A class costs one forward pass. So do layers of which a crop will do: it says what the network says, and all of
+    them look for their units in it; a layer that sees much costs its own."""
+    sizes: list[tuple[int, ...]] = []
+    honest = options.loaded
+
+    def counted(*args: Any) -> Any:
+        loaded = honest(*args)
+        loaded.model.conv1.register_forward_pre_hook(lambda module, args: sizes.append(tuple(args[0].shape)))
+        return loaded
+
+    monkeypatch.setattr(options, "loaded", counted)
+    names = [name for name in seven_pictures(tmp_path) if name != "3.png"]
+    assert explain(*names, *words, "--method", "guided").code == 0
+    assert sizes.count((6, 3, 32, 32)) == passes
+
+
+def test_options_of_the_library_are_offered(explain: Command, tmp_path: Path) -> None:
+    """overlap, replay, norms and precision say in the manifest that they were asked for."""
+    words = ("--overlap", "overwrite", "--replay", "both", "--norms", "gradient", "--precision", "bfloat16")
+    done = explain("cat.jpg", *words, "--switches", "center", "--method", "guided", "--out", "map.npz")
+    assert (done.code, done.err) == (0, "")
+    found = attribkit.Attribution.load(tmp_path / "map.npz")
+    assert found.settings == {
+        "switches": "center",
+        "activations": "rectifiers",
+        "overlap": "overwrite",
+        "replay": "both",
+        "norms": "gradient",
+        "precision": "bfloat16",
+    }
+    assert explain("cat.jpg", "--precision", "float8").code == 2
 
 
 def test_an_interrupt_says_what_is_complete_and_leaves_no_part(
