@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 import attribkit
 from attribkit.cli.measuring import peak_bytes, ratio, seconds_in_turns
+from attribkit.explaining.passes import gradient
 
 Run = Callable[[], Tensor]
 
@@ -26,11 +27,7 @@ Run = Callable[[], Tensor]
 def gradient_of(model: nn.Module, images: Tensor) -> Run:
     """A map of class 0 for each image: one forward and one backward pass."""
 
-    def run() -> Tensor:
-        x = images.clone().requires_grad_()
-        return torch.autograd.grad(model(x)[:, 0].sum(), x)[0]
-
-    return run
+    return lambda: gradient(lambda x: model(x)[:, 0].sum(), images)
 
 
 def main() -> None:

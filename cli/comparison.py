@@ -5,17 +5,16 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import captum
 import captum.attr
-import torch
 from torch import Tensor, nn
 
 from attribkit.cli.measuring import Ratio, peak_bytes, ratio, seconds_in_turns
-from attribkit.engine.rewriting import rewrite
 from attribkit.engine.rules import RULES
 from attribkit.errors import BadValue
+from attribkit.explaining.explainer import Explainer
+from attribkit.explaining.passes import gradient
 from attribkit.verify.checking import largest_difference
 from attribkit.verify.referee import NotJudged, plain_copy, refereed
 
@@ -58,7 +57,7 @@ class Comparison:
 
 def compare(name: str, model: nn.Module, x: Tensor, target: int, method: str, rounds: int) -> Comparison:
     """Captum, ours and plain autograd on the same model, image and class, in turns."""
-    net = rewrite(model, method)
+    explainer = Explainer(model, method)
     theirs = CAPTUM[method](plain_copy(model))
 
     def by_captum() -> Tensor:
@@ -68,8 +67,8 @@ def compare(name: str, model: nn.Module, x: Tensor, target: int, method: str, ro
         return map_.detach()
 
     makers: dict[str, Maker] = {
-        "autograd": lambda: _gradient(model, x, target),
-        "attribkit": lambda: _gradient(net, x, target),
+        "autograd": lambda: gradient(lambda images: model(images)[:, target].sum(), x),
+        "attribkit": lambda: explainer(x, target=target).values,
         "Captum": by_captum,
     }
     maps, error = _maps(makers)
@@ -93,11 +92,6 @@ def compare(name: str, model: nn.Module, x: Tensor, target: int, method: str, ro
         time={f"{who} / {base}": ratio(taken, who, base) for who, base in pairs},
         memory={f"{who} / {base}": peaks[who] / peaks[base] for who, base in pairs},
     )
-
-
-def _gradient(net: Any, x: Tensor, target: int) -> Tensor:
-    image = x.clone().requires_grad_()
-    return torch.autograd.grad(net(image)[:, target].sum(), image)[0]
 
 
 def _maps(makers: Mapping[str, Maker]) -> tuple[dict[str, Tensor], str]:

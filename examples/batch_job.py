@@ -37,7 +37,7 @@ class Pictures(Dataset[tuple[str, Tensor]]):
 
 OUT.mkdir(parents=True, exist_ok=True)
 for names, images in DataLoader(Pictures(), batch_size=16):
-    attribution = attribkit.explain(loaded.model, images, "guided")
+    attribution = attribkit.explain(loaded, images, "guided")
     for name, unit, values in zip(names, attribution.units, attribution.values, strict=True):
         np.savez(OUT / f"{name}.npz", guided=values.numpy(), target=unit.channel)
         print(f"{name}: {loaded.labels[unit.channel]}")

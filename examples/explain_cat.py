@@ -11,6 +11,6 @@ HERE = Path(__file__).parent
 
 loaded = attribkit.load(f"{HERE}/efficientnet_lite0.py:build")
 image = loaded.preprocess(HERE / "cat.jpg")[None]
-for method, attribution in attribkit.explain(loaded.model, image, ["guided", "deconvnet", "backprop"]).items():
+for method, attribution in attribkit.explain(loaded, image, ["guided", "deconvnet", "backprop"]).items():
     attribution.save(f"attribkit-out/cat-{method}.png")
     print(attribution)

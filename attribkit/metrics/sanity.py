@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attribkit.engine.torch_private import AnyConvolution, AnyNorm
 from attribkit.errors import BadValue
+from attribkit.explaining.passes import Pass
 from attribkit.metrics.maps import checked
 from attribkit.metrics.similarity import mean_cosine_with_others
 
@@ -109,13 +110,11 @@ def maps_of_random_signals(
     if count < 1:
         raise BadValue(f"there are no maps of {count} signals")
     generator = torch.Generator().manual_seed(seed)
-    with torch.enable_grad():
-        x = images.detach().clone().requires_grad_()
-        output = forward(x.clone())  # a clone, since a network may write into its input
+    up = Pass(forward, images)
     maps = []
     for _ in range(count):
-        signal = torch.randn(output.shape[1:], generator=generator).to(output).expand_as(output)
-        maps.append(torch.autograd.grad(output, x, signal, retain_graph=True)[0])
+        signal = torch.randn(up.output.shape[1:], generator=generator).to(up.output).expand_as(up.output)
+        maps.append(up.down(signal, again=True))
     return torch.stack(maps, 1)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attribkit.errors import BadValue
+from attribkit.explaining.passes import gradient
 from attribkit.metrics.cases import Cases, batches
 from attribkit.metrics.grid import grid_scores, mosaics
 from attribkit.metrics.perturbation import deletion, insertion, occlusion_agreement
@@ -46,12 +47,10 @@ def evaluate(method: nn.Module | MapMaker, metric: str | Callable[[MapMaker, Cas
 
 def _gradient(net: nn.Module) -> MapMaker:
     def attribute(images: Tensor, classes: Tensor) -> Tensor:
-        maps: list[Tensor] = []
-        for part in batches(images):
-            with torch.enable_grad():
-                x = images[part].detach().clone().requires_grad_()
-                maps += torch.autograd.grad(net(x).gather(1, classes[part, None]).sum(), x)
-        return torch.cat(maps)
+        def score(part: slice) -> Callable[[Tensor], Tensor]:
+            return lambda x: net(x).gather(1, classes[part, None]).sum()
+
+        return torch.cat([gradient(score(part), images[part]) for part in batches(images)])
 
     return attribute
 

@@ -17,6 +17,7 @@ from attribkit.engine.rules import RULES
 from attribkit.engine.shadow import unwrapped
 from attribkit.engine.switches import Switches
 from attribkit.errors import BadType
+from attribkit.explaining.passes import Pass
 from attribkit.verify.referee import RECTIFIERS, NotJudged, plain_copy, refereed
 
 _METHODS = ("guided", "deconvnet", "backprop")
@@ -106,11 +107,10 @@ def _the_tensor(output: Any) -> Tensor:
 def _run(net: nn.Module, images: Tensor, pick: Pick) -> Run:
     with torch.random.fork_rng():  # stochastic models draw the same in each run
         torch.manual_seed(0)
-        x = images.clone().requires_grad_()
-        with torch.enable_grad():
-            output = pick(net(x.clone()))
-        (gradient,) = torch.autograd.grad(_largest(output).sum(), x)
-    return output.detach(), gradient
+        up = Pass(lambda x: pick(net(x)), images)
+    flat = up.output.detach().flatten(1)
+    largest = torch.zeros_like(flat).scatter(1, flat.max(1).indices[:, None], 1)
+    return up.output.detach(), up.down(largest.view_as(up.output))
 
 
 def _largest(output: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.autograd.graph import Node
 
 from attribkit.engine.rules import Rule
 from attribkit.errors import BadValue
+from attribkit.explaining.passes import Pass
 
 Rectifier = Callable[[Tensor], Tensor]
 
@@ -44,15 +45,14 @@ def refereed(model: nn.Module, images: Tensor, pick: Callable[[Any], Tensor], ru
     Raises:
         NotJudged: The model writes in place into a view, which hides nodes of its graph.
     """
-    x = images.detach().clone().requires_grad_()
-    with torch.enable_grad(), torch.random.fork_rng():
+    with torch.random.fork_rng():
         torch.manual_seed(0)
-        scalar = pick(plain_copy(model)(x.clone())).sum()
-    for node in _nodes(scalar):
+        up = Pass(lambda x: pick(plain_copy(model)(x)).sum(), images)
+    for node in _nodes(up.output):
         rectified = _rectifier(node)
         if rectified is not None:
             _obey(node, *rectified, rule)
-    return torch.autograd.grad(scalar, x)[0]
+    return up.down()
 
 
 def plain_copy(model: nn.Module) -> nn.Module:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attribkit.engine.rewriting import rewrite
+from attribkit.explaining.explainer import Explainer
 from attribkit.explaining.fields import receptive_field
 from attribkit.explaining.windows import Window
 from attribkit.metrics.cases import batches
@@ -39,15 +40,14 @@ def lower_layers(net: nn.Module, layer: str, side: int | tuple[int, int], most: 
     """
     height, width = (side, side) if isinstance(side, int) else side
     empty = torch.zeros(1, 3, height, width, device=next(net.parameters()).device)
-    deconvnet = rewrite(net, "deconvnet", switches="uniform")
-    with torch.no_grad():
-        _, channels, *plane = deconvnet.forward_to(layer, empty.clone()).shape
+    field = receptive_field(net, layer, empty)
+    assert field.shape is not None, f"{layer} gives no map"
+    channels, *plane = field.shape
     middle = [size // 2 for size in plane]
-    each = torch.arange(min(channels, most))
-    x = empty.repeat(len(each), 1, 1, 1).requires_grad_()  # one backward pass for all channels, one image each
-    units = deconvnet.forward_to(layer, x.clone())[each, each, middle[0], middle[1]]
-    (maps,) = torch.autograd.grad(units.sum(), x)
-    top, left, bottom, right = receptive_field(net, layer, empty).box(middle)
+    each = empty.repeat(min(channels, most), 1, 1, 1)  # one backward pass for all channels, one image each
+    deconvnet = Explainer(net, "deconvnet", layer=layer, switches="uniform")
+    maps = deconvnet(each, channel=range(len(each)), at=middle).values
+    top, left, bottom, right = field.box(middle)
     tiles = _drawn(maps[..., top:bottom, left:right], TILE)
     return _fitting([tiles], TILE, lambda rows: grid(rows[0]))
 

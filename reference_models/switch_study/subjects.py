@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -12,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attribkit import Cases, LoadedModel, load, metrics, record_switches, rewrite, strides_to_pools
-from attribkit.engine.switches import Switches
+from attribkit import Cases, Explainer, LoadedModel, Unit, load, metrics, record_switches, rewrite, strides_to_pools
 from attribkit.engine.torch_private import AnyBatchNorm
 from attribkit.errors import BadValue
 from attribkit.metrics.cases import batches
@@ -38,6 +38,13 @@ class ChosenUnits:
         if self.positions is None:
             return output[rows, self.channels]
         return output.flatten(2)[rows, self.channels, self.positions]
+
+    def named(self, plane: Sequence[int]) -> list[Unit]:
+        """One by one, in a map of this size."""
+        where = [None] * len(self.channels) if self.positions is None else self.positions.tolist()
+        places = [None if i is None else tuple(int(n) for n in np.unravel_index(i, plane)) for i in where]
+        numbered = enumerate(zip(self.channels.tolist(), places, strict=True))
+        return [Unit(image, self.layer, channel, place, math.nan) for image, (channel, place) in numbered]
 
     def of(self, part: slice) -> ChosenUnits:
         return ChosenUnits(self.layer, self.channels[part], None if self.positions is None else self.positions[part])
@@ -172,12 +179,12 @@ def maps_of(net: nn.Module, way: str, rule: str, units: ChosenUnits, images: Ten
     """The map of each image's unit."""
     maps: list[Tensor] = []
     others = images.roll(1, 0)
+    plane = () if units.layer is None else _outputs(net, units.layer, images[:1]).shape[2:]
+    explainer = Explainer(net, rule, layer=units.layer, switches="own" if way == "another" else way)
     for part in batches(images):
-        switches: str | Switches = record_switches(net, others[part]) if way == "another" else way
-        rewritten = rewrite(net, rule, switches=switches)
-        x = images[part].clone().requires_grad_()
-        output = rewritten(x) if units.layer is None else _reached(rewritten, units.layer, x)
-        maps += torch.autograd.grad(units.of(part).responses(output).sum(), x)
+        if way == "another":
+            explainer = Explainer(net, rule, layer=units.layer, switches=record_switches(net, others[part]))
+        maps.append(explainer.maps(images[part], units.of(part).named(plane))[rule])
     return torch.cat(maps)
 
 
