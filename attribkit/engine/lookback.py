@@ -43,8 +43,8 @@ def look_back(output: Any, met: Collection[Site], comparisons: Collection[Tensor
 
 def _unreached(nodes: Collection[Any], met: Collection[Site]) -> frozenset[str]:
     """Activations that were called on the image's way, and whose outcome was detached or dropped."""
-    if any("Vmapped" in _name(node) or "CopySlices" in _name(node) for node in nodes):
-        return frozenset()  # such nodes do not say which sites they stand for
+    if not nodes or any("Vmapped" in _name(node) or "CopySlices" in _name(node) for node in nodes):
+        return frozenset()  # all detached is another error; such nodes hide which sites they stand for
     here = [getattr(node, "here", None) for node in nodes if isinstance(node, FunctionCtx)]
     reached = {passage.site for passage in here if isinstance(passage, Passage)}
     return frozenset(site.name for site in met if site.follows and site.name not in reached)
