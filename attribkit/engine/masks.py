@@ -82,6 +82,7 @@ def _gate_at_zero(function: Callable[[Tensor], Tensor]) -> float:
 
 _CLAMP_AT_ZERO = _gate_at_zero(lambda x: x.clamp(min=torch.zeros(())))
 _FMAX_AT_ZERO = _gate_at_zero(lambda x: torch.fmax(x, torch.zeros(())))
+_FMAX_OF_ZERO_AT_ZERO = _gate_at_zero(lambda x: torch.fmax(torch.zeros(()), x))  # another one in torch 2.8
 _MAXIMUM_AT_ZERO = _gate_at_zero(lambda x: torch.maximum(x, torch.zeros(())))
 
 
@@ -158,7 +159,7 @@ def _fits(x: Any, bound: Any) -> bool:
 
 def _bounded(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -> Recognised:
     """A clamp whose lower bound is a tensor of zeros."""
-    if out is not None or not _fits(input, min) or isinstance(max, Tensor):
+    if out is not None or not _fits(input, min) or (isinstance(max, Tensor) and max.requires_grad):
         return None
     if max is None:
         return input, Masked(_signs(input), at_zero=_CLAMP_AT_ZERO)
@@ -170,9 +171,9 @@ def _bounded_below(input: Tensor, min: Any, *, out: Any = None) -> Recognised:
 
 
 def _fmax(input: Tensor, other: Tensor, *, out: Any = None) -> Recognised:
-    for x, zero in ((input, other), (other, input)):
+    for x, zero, at_zero in ((input, other, _FMAX_AT_ZERO), (other, input, _FMAX_OF_ZERO_AT_ZERO)):
         if out is None and _fits(x, zero):
-            return x, Masked(_signs(x), at_zero=_FMAX_AT_ZERO)
+            return x, Masked(_signs(x), at_zero=at_zero)
     return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from types import FunctionType
@@ -65,8 +66,12 @@ def uncompiled(function: Any) -> Any:
 
 
 def is_exporting() -> bool:
-    """Whether torch.export is at work; the public function of this name says so to torch.compile, too, in torch 2.8."""
-    return bool(torch.compiler._is_exporting_flag)
+    """Whether torch.export is at work; torch.compile does not trace this, but asks, and takes the answer for good."""
+    tracer = getattr(getattr(sys.modules.get("torch._dynamo.symbolic_convert"), "tls", None), "current_tx", None)
+    return bool(torch.compiler._is_exporting_flag or getattr(tracer, "export", False))
+
+
+is_exporting._dynamo_marked_constant = True  # type: ignore[attr-defined]  # as torch._dynamo does, slow to import
 
 
 def is_traced(args: Collection[Any]) -> bool:

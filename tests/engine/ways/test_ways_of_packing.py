@@ -186,8 +186,8 @@ def test_what_is_packed_follows_the_rule_or_is_refused(how: str, make: type[nn.M
         found = pulled_down(PACKS[how](net))
     except attribkit.AttribkitError as error:
         assert "\n" not in str(error)  # noqa: PT017 (either way is fine)
-    except torch._dynamo.exc.Unsupported as error:  # which a strict export makes of ours
-        assert "does not keep" in str(error)  # noqa: PT017
+    except torch._dynamo.exc.Unsupported as error:  # a strict export names ours, in torch 2.8 no more than that
+        assert "does not keep" in str(error) or "NotSupported" in str(error)  # noqa: PT017
     else:
         assert is_right(found, expected)
 
