@@ -185,8 +185,8 @@ def test_weights_that_timm_fetched_before_need_no_network(tmp_path: Path) -> Non
 
 def test_an_architecture_without_weights_says_so() -> None:
     """There is nothing to fetch for it."""
-    with pytest.raises(WeightsError, match="timm has no weights for test_vit4"):
-        attribkit.load("timm:test_vit4")
+    with pytest.raises(WeightsError, match="timm has no weights for densenet264d"):
+        attribkit.load("timm:densenet264d")
 
 
 # Pictures in and out ----------------------------------------------------------------------------------------
