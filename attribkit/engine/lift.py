@@ -23,7 +23,7 @@ from attribkit.engine.autograd import eager
 from attribkit.engine.plan import Call, CannotRewrite, Passage, Plan, Refused, Run, Site
 from attribkit.engine.pooling import Pool
 from attribkit.engine.shadow import NAME
-from attribkit.engine.torch_private import disable_torch_function, function_mode_stack
+from attribkit.engine.torch_private import disable_torch_function, function_mode_stack, storage_of
 from attribkit.errors import AttribkitError
 
 PLAN = "_attribkit_plan"
@@ -205,7 +205,7 @@ class Lift(TorchFunctionMode):
         """Raise before a forward pass writes into a parameter, which is the model's own."""
         for tensor in written if isinstance(written, (list, tuple)) else (written,):
             if isinstance(tensor, Tensor) and self.shared and eager():
-                path = self.shared.get(tensor.untyped_storage().data_ptr())
+                path = self.shared.get(storage_of(tensor))
                 if path is not None:
                     self._fail(CannotRewrite(f"forward writes into the parameter {path}, and would change the model"))
 

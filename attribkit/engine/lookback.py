@@ -18,6 +18,7 @@ from torch.autograd.function import FunctionCtx
 
 from attribkit.engine.autograd import Quick
 from attribkit.engine.plan import Passage, Site
+from attribkit.engine.torch_private import storage_of
 
 HIDDEN = "hidden"
 
@@ -160,9 +161,8 @@ def _saved(node: Any) -> Iterator[Tensor]:
 
 def _is_mask(saved: Tensor, comparisons: Collection[Tensor]) -> bool:
     """Whether a tensor is the outcome of a comparison, of whatever type it is now."""
-    for mask in comparisons:
-        if mask.untyped_storage().data_ptr() == saved.untyped_storage().data_ptr():
-            return True
+    if storage_of(saved) in map(storage_of, comparisons):
+        return True
     # Of the same shape as one, and of two or three values only, it was made of one: (sign(x) + 1) / 2, for instance.
     alike = not saved.requires_grad and saved.numel() > 3 and any(mask.shape == saved.shape for mask in comparisons)
     return alike and len(saved.unique()) in (2, 3)

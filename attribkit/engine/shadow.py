@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from attribkit.engine.autograd import eager
 from attribkit.engine.plan import CannotRewrite
-from attribkit.engine.torch_private import outside_transforms, uncompiled
+from attribkit.engine.torch_private import outside_transforms, storage_of, uncompiled
 
 NAME = "_attribkit_name"
 TAKEN = "_attribkit_taken"
@@ -143,9 +143,7 @@ def _memo(held: Mapping[str, Any], before: Taken) -> tuple[dict[int, Any], Taken
     for wrapper in modules:
         if (inner := unwrapped(wrapper)) is not wrapper:
             memo[id(wrapper)] = copy.deepcopy(inner, memo)
-    parameters = {
-        value.untyped_storage().data_ptr(): path for path, value in held.items() if isinstance(value, nn.Parameter)
-    }
+    parameters = {storage_of(value): path for path, value in held.items() if isinstance(value, nn.Parameter)}
     return memo, Taken(pairs, parameters)
 
 

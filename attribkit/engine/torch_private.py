@@ -29,6 +29,7 @@ __all__ = [
     "is_traced",
     "outside_transforms",
     "saved_tensors_hooked",
+    "storage_of",
     "transforms_active",
     "uncompiled",
 ]
@@ -51,6 +52,11 @@ def transforms_active() -> bool:
 def saved_tensors_hooked() -> bool:
     """Whether somebody watches what is saved for the backward pass, as checkpointing does, who counts on all of it."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+def storage_of(tensor: torch.Tensor) -> int:
+    """Which memory a tensor lies in; an address would not say: it is 0 for all that is empty or on the meta device."""
+    return tensor.untyped_storage()._cdata
 
 
 def outside_transforms() -> AbstractContextManager[object]:

@@ -6,7 +6,7 @@ import importlib.util
 import json
 
 import pytest
-from conftest import Command
+from commands import Command
 
 QUICK = ("--size", "64", "--rounds", "2")
 

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import Command, Done
+from commands import Command, Done
 from PIL import Image
 
 import attribkit

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from conftest import Command
+from commands import Command
 
 from attribkit.cli.progress import TrainingProgress
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Command
+from commands import Command
 from PIL import Image
 
 import attribkit

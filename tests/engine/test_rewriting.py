@@ -724,6 +724,24 @@ def test_a_net_with_recorded_switches_can_be_pickled() -> None:
     assert torch.equal(pulled_down(pickle.loads(pickle.dumps(net)), x), pulled_down(net, x))
 
 
+def test_what_has_no_address_is_not_taken_for_a_parameter() -> None:
+    """On the meta device, and in an empty tensor, everything lies at address 0: writing in place is none of ours."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 2, 1))
+    assert attribkit.rewrite(net.to("meta"), "guided")(torch.ones(1, 3, 5, 5, device="meta")).shape == (1, 2, 3, 3)
+
+    class Empty(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.unused, self.relu = nn.Parameter(torch.empty(0)), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            torch.empty(0).add_(1)
+            return self.relu(x)
+
+    x = noise(1, 3, 4, 4)
+    assert torch.equal(attribkit.rewrite(Empty(), "guided")(x), x.relu())
+
+
 def test_moving_a_rewritten_net_does_not_move_the_original() -> None:
     """`.to()` another type or device changes the net alone."""
     model, x = small().float(), noise(*IMAGES)

@@ -20,7 +20,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from conftest import Command
+from commands import Command
 
 import attribkit
 
