@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
-
-from attribkit.errors import BadValue
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -202,17 +199,3 @@ def _keep(seen: dict[str | None, Any], layer: str) -> Callable[[Any, Any, Any], 
 def _likeliest(logits: Tensor, labels: tuple[str, ...]) -> str:
     chances, classes = logits.float().softmax(0).topk(min(3, len(labels)))
     return ", ".join(f"{labels[i]} {chance:.0%}" for chance, i in zip(chances.tolist(), classes.tolist(), strict=True))
-
-
-def class_number(text: str, loaded: LoadedModel) -> int:
-    """The number of a class from its number, its name, or the beginning of one name only."""
-    if text.isdecimal():
-        return int(text)
-    wanted = text.lower()
-    labels = [label.lower() for label in loaded.labels]
-    begun = [index for index, label in enumerate(labels) if label.startswith(wanted)]
-    if wanted in labels or len(begun) == 1:
-        return labels.index(wanted) if wanted in labels else begun[0]
-    near = [label for label in labels if wanted in label] or difflib.get_close_matches(wanted, labels, 5)
-    told = f"near it: {', '.join(near[:5])}" if near else "give its number"
-    raise BadValue(f"{loaded.name} has no class {text!r}; {told}")

@@ -125,7 +125,7 @@ def _question(
     size: int | None,
     **rewriting: Any,
 ) -> Question:
-    from attribkit.cli.answers import Question, class_number
+    from attribkit.cli.answers import Question
 
     chosen: list[str | None] = [part.strip() for part in layers.split(",") if part.strip()]
     return Question(
@@ -133,10 +133,16 @@ def _question(
         layers=chosen or [None],
         channels=options.numbers(channels, "--channel") or None,
         at=at if at in ("max", "all") else tuple(options.numbers(at, "--at")),  # type: ignore[arg-type]
-        target=None if target is None else class_number(target, loaded),
+        target=None if target is None else _class(target, loaded),
         size=size,
         rewriting={"switches": _switches(switches), **rewriting},
     )
+
+
+def _class(text: str, loaded: LoadedModel) -> int:
+    from attribkit.explaining.labels import class_number
+
+    return int(text) if text.isdecimal() else class_number(text, loaded.labels)
 
 
 def _switches(text: str) -> str | Switches:

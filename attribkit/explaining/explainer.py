@@ -16,6 +16,7 @@ from attribkit.engine.switches import Switches
 from attribkit.errors import BadType, BadValue
 from attribkit.explaining import targets
 from attribkit.explaining.attribution import Attribution
+from attribkit.explaining.labels import numbered
 from attribkit.explaining.nets import Nets
 from attribkit.explaining.targets import Asked, At, Given, One, Several, Target
 from attribkit.explaining.task import Explained, Question
@@ -37,6 +38,12 @@ class Loaded(Protocol):
     @property
     def output(self) -> Pick | None: ...
 
+    @property
+    def labels(self) -> Sequence[str]: ...
+
+
+Classes = One | str | Sequence[str]
+"""One class per image: its number or its name, or a list of these."""
 
 Model = nn.Module | Loaded | Callable[..., Any]
 
@@ -117,7 +124,7 @@ class Explainer(Generic[Result]):
         norms: Literal["rule", "bypass", "gradient"] = "rule",
         precision: Literal["bfloat16"] | None = None,
     ) -> None:
-        self.model, loaded_output = _unloaded(model)
+        self.model, loaded_output, self.labels = _unloaded(model)
         self.layer = layer
         self.output = output or (loaded_output if layer is None else None)
         self._several = not _is_one(method)
@@ -155,8 +162,8 @@ class Explainer(Generic[Result]):
         channel: One | None = None,
         channels: Several | None = None,
         at: At = "max",
-        target: One | None = None,
-        targets: Several | None = None,
+        target: Classes | None = None,
+        targets: Several | Sequence[str] | None = None,
     ) -> Result:
         """Explain a unit of each image, or several.
 
@@ -165,7 +172,7 @@ class Explainer(Generic[Result]):
             channel: One channel of the layer: a number, or a list of one per image. Without it the strongest.
             channels: Several channels of every image: a flat list, or a list for each image.
             at: A position in the layer's map, "max" (the strongest) or "all" (the whole channel).
-            target: One class: a number, or a list of one per image. Without it the predicted one.
+            target: One class: a number or a label's name, or a list of one per image. Without it the predicted one.
             targets: Several classes of every image.
 
         Returns:
@@ -220,14 +227,15 @@ class Explainer(Generic[Result]):
     # --------------------------------------------------------------------------------------- arguments, checked
 
     def _channels(
-        self, images: int, channel: One | None, channels: Several | None, target: One | None, several: Several | None
+        self, images: int, channel: One | None, channels: Several | None, target: object, several: object
     ) -> Tensor | None:
         if self.layer is not None and not (target is None and several is None):
             raise BadValue("target names a class of the output; with layer= write channel=")
         if self.layer is None and not (channel is None and channels is None):
             raise BadValue("channel goes with layer=; for a class of the output write target=")
         if self.layer is None:
-            return targets.as_channels(target, several, images, "target")
+            one, more = numbered(target, self.labels), numbered(several, self.labels)
+            return targets.as_channels(one, more, images, "target")
         return targets.as_channels(channel, channels, images, "channel")
 
     def _check(self, images: Tensor) -> None:
@@ -242,12 +250,12 @@ class Explainer(Generic[Result]):
             raise BadType(f"precision='bfloat16' is for images of float32, not of {images.dtype}")
 
 
-def _unloaded(model: Model) -> tuple[Any, Pick | None]:
-    """The network itself, and what picks the tensor to explain from its output."""
+def _unloaded(model: Model) -> tuple[Any, Pick | None, Sequence[str]]:
+    """The network itself, what picks the tensor to explain from its output, and the names of its classes."""
     inner = getattr(model, "model", None)
     if isinstance(model, nn.Module) or not isinstance(inner, nn.Module):
-        return model, None
-    return inner, getattr(model, "output", None)
+        return model, None, ()
+    return inner, getattr(model, "output", None), getattr(model, "labels", ())
 
 
 def _is_one(method: Any) -> bool:
@@ -286,8 +294,8 @@ def explain(  # type: ignore[overload-overlap]  # a str is a sequence of str, bu
     channel: One | None = None,
     channels: Several | None = None,
     at: At = "max",
-    target: One | None = None,
-    targets: Several | None = None,
+    target: Classes | None = None,
+    targets: Several | Sequence[str] | None = None,
     output: Pick | None = None,
     switches: str | Switches = "own",
     activations: Literal["rectifiers", "all"] = "rectifiers",
@@ -306,8 +314,8 @@ def explain(
     channel: One | None = None,
     channels: Several | None = None,
     at: At = "max",
-    target: One | None = None,
-    targets: Several | None = None,
+    target: Classes | None = None,
+    targets: Several | Sequence[str] | None = None,
     output: Pick | None = None,
     switches: str | Switches = "own",
     activations: Literal["rectifiers", "all"] = "rectifiers",
@@ -325,8 +333,8 @@ def explain(
     channel: One | None = None,
     channels: Several | None = None,
     at: At = "max",
-    target: One | None = None,
-    targets: Several | None = None,
+    target: Classes | None = None,
+    targets: Several | Sequence[str] | None = None,
     output: Pick | None = None,
     switches: str | Switches = "own",
     activations: Literal["rectifiers", "all"] = "rectifiers",
@@ -350,7 +358,7 @@ def explain(
         channel: One channel of the layer: a number, or a list of one per image. Without it the strongest.
         channels: Several channels of every image: a flat list, or a list for each image.
         at: A position in the layer's map, "max" (the strongest) or "all" (the whole channel).
-        target: One class: a number, or a list of one per image. Without it the predicted one.
+        target: One class: a number or a label's name, or a list of one per image. Without it the predicted one.
         targets: Several classes of every image.
         output: Picks the tensor to explain where the output is a tuple, a dict or an object.
         switches: How a signal passes max-pools: "own", recorded `Switches`, "uniform", "center" or "corner".

@@ -123,7 +123,7 @@ def signal(output: Tensor, units: Sequence[Unit]) -> Tensor:
 # ----------------------------------------------------------------------------------------- how channels are written
 
 
-def as_channels(one: One | None, several: Several | None, images: int, name: str) -> Tensor | None:
+def as_channels(one: object, several: object, images: int, name: str) -> Tensor | None:
     """Channels as images x K, from the two ways to name them: `name` for one per image, its plural for several."""
     plural = f"{name}s" if name == "target" else "channels"
     if one is not None and several is not None:
