@@ -32,7 +32,7 @@ from attribkit.engine.plan import (
 from attribkit.engine.pooling import Pool
 from attribkit.engine.rules import AnyRule, Relay, RuleByPart, RuleLike
 from attribkit.engine.shadow import NAME, TAKEN, Taken, held_modules, shadow
-from attribkit.engine.switches import Switches
+from attribkit.engine.switches import Switches, network_of
 from attribkit.engine.torch_private import is_exporting, is_traced
 from attribkit.errors import BadType, BadValue, NotSupported
 
@@ -82,6 +82,8 @@ def rewrite_by(model: nn.Module | Callable[..., Any], plan: Plan) -> Rewritten:
     if isinstance(model, nn.Module):
         model = shadow(model)
         swap(held_modules(model), plan)
+        if isinstance(plan.switches, Switches):
+            plan.switches.check_network(model)
     elif not callable(model):
         raise BadType(f"rewrite takes an nn.Module or a function of tensors, not {type(model).__name__}")
     return Rewritten(model, plan)
@@ -336,4 +338,5 @@ def record_switches(model: nn.Module | Callable[..., Any], images: Tensor, sites
     missing = [site for site in sites or () if site not in indices]
     if missing or not indices:
         raise BadValue(f"no max-pool {missing[0]!r} was called" if missing else "this model has no max-pool to record")
-    return Switches(indices, planes)
+    network = network_of(net.model) if isinstance(net.model, nn.Module) else ""
+    return Switches(indices, planes, network)

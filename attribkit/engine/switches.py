@@ -8,6 +8,7 @@ net = attribkit.rewrite(model, "deconvnet", switches=attribkit.Switches.load("ca
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -15,13 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attribkit.engine.unpooling import Windows
 from attribkit.errors import BadValue, FileError
 from attribkit.files import write_whole
 
-FORMAT = "attribkit.switches/1"
+FORMAT = "attribkit.switches/2"
+WITHOUT_NETWORK = "attribkit.switches/1"  # what was written before files said which network they are of
 
 
 class SwitchMismatch(BadValue):
@@ -30,10 +32,17 @@ class SwitchMismatch(BadValue):
 
 @dataclass(frozen=True, eq=False)
 class Switches:
-    """For each pool site the flat indices into its unpadded input plane, and that plane's size."""
+    """For each pool site the flat indices into its unpadded input plane, and that plane's size.
+
+    Attributes:
+        indices: By the names of sites.
+        planes: By the names of sites.
+        network: The one that they were recorded on; where it is not known, any network may replay them.
+    """
 
     indices: Mapping[str, Tensor]
     planes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    network: str = ""
     _checked: set[tuple[str, str]] = field(default_factory=set, repr=False)  # the pools that they were seen to fit
 
     def __repr__(self) -> str:
@@ -90,6 +99,15 @@ class Switches:
                     f"the switches of {site!r} point outside of their own windows: they are of another pool, or damaged"
                 )
 
+    def check_network(self, model: object) -> None:
+        """Raise where they are known to be another network's, though its pools might fit."""
+        other = network_of(model) if self.network and isinstance(model, nn.Module) else self.network
+        if other.split()[-1:] != self.network.split()[-1:]:
+            raise SwitchMismatch(
+                f"the switches were recorded on {self.network}, and this network is {other}; to replay them all the "
+                "same, take Switches(switches.indices, switches.planes)"
+            )
+
     def check_all_used(self, used: set[str]) -> None:
         """Raise unless every site was met in a whole forward pass."""
         unused = [name for name in self.indices if name not in used]
@@ -98,7 +116,7 @@ class Switches:
 
     def to(self, device: torch.device | str) -> Switches:
         """The same switches on another device."""
-        return Switches({name: index.to(device) for name, index in self.indices.items()}, self.planes)
+        return Switches({name: index.to(device) for name, index in self.indices.items()}, self.planes, self.network)
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file, whole or not at all."""
@@ -106,7 +124,8 @@ class Switches:
 
         tensors = {name: index.cpu().contiguous() for name, index in self.indices.items()}
         # One entry only: safetensors writes several in no fixed order, and the same content should be the same bytes.
-        write_whole(Path(path), safetensors.torch.save(tensors, {FORMAT: json.dumps(dict(self.planes))}))
+        about = json.dumps({"network": self.network, "planes": dict(self.planes)})
+        write_whole(Path(path), safetensors.torch.save(tensors, {FORMAT: about}))
 
     @classmethod
     def load(cls, path: str | Path) -> Switches:
@@ -121,15 +140,27 @@ class Switches:
                 indices = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         except SafetensorError as error:
             raise SwitchMismatch(f"{path} is not a safetensors file: {error}") from error
-        if FORMAT not in metadata:
+        if not metadata.keys() & {FORMAT, WITHOUT_NETWORK}:
             raise SwitchMismatch(f"{path} holds no switches; make some with attribkit.record_switches(...).save(...)")
         try:
-            planes = {name: _plane(name, plane) for name, plane in json.loads(metadata[FORMAT]).items()}
-            return cls({name: indices[name] for name in planes}, planes)
+            known = FORMAT in metadata
+            about = json.loads(metadata[FORMAT if known else WITHOUT_NETWORK])
+            planes = {name: _plane(name, plane) for name, plane in (about["planes"] if known else about).items()}
+            network = str(about["network"]) if known else ""
+            return cls({name: indices[name] for name in planes}, planes, network)
         except SwitchMismatch as error:
             raise SwitchMismatch(f"{path}: {error}") from error
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
             raise SwitchMismatch(f"{path} holds switches that contradict themselves: {error!r}") from error
+
+
+def network_of(model: nn.Module) -> str:
+    """What tells one architecture from another: the names and shapes of its weights, after its class for a person.
+
+    Vectors do not count: a network whose batch norms were folded into its convolutions has the same pools.
+    """
+    shapes = [(name, tuple(weight.shape)) for name, weight in model.named_parameters() if weight.dim() > 1]
+    return f"{type(model).__name__} {hashlib.sha256(repr(shapes).encode()).hexdigest()[:8]}"
 
 
 def _plane(site: str, sizes: object) -> tuple[int, ...]:

@@ -571,14 +571,38 @@ def test_what_is_no_file_of_switches_is_refused(tmp_path: Path) -> None:
         Switches.load(tmp_path / "dog.safetensors")
 
 
-@pytest.mark.parametrize("planes", ["no json", '{"pool": 3}', '{"dog": [4, 4]}', "[1]"])
-def test_a_file_that_contradicts_itself_is_refused(tmp_path: Path, planes: str) -> None:
+def test_a_file_from_before_files_named_their_network_is_read(tmp_path: Path) -> None:
+    """Any network may replay it."""
+    import safetensors.torch
+
+    path = tmp_path / "old.safetensors"
+    path.write_bytes(safetensors.torch.save({"pool": torch.zeros(1, 1, 2, 2).long()}, {OLDER: '{"pool": [4, 4]}'}))
+    loaded = Switches.load(path)
+    assert (loaded.planes, loaded.network) == ({"pool": (4, 4)}, "")
+
+
+OLDER, NEWER = "attribkit.switches/1", "attribkit.switches/2"
+
+
+@pytest.mark.parametrize(
+    ("format", "about"),
+    [
+        (OLDER, "no json"),
+        (OLDER, '{"pool": 3}'),
+        (OLDER, '{"dog": [4, 4]}'),
+        (OLDER, "[1]"),
+        (NEWER, '{"pool": [4, 4]}'),
+        (NEWER, '{"planes": {"pool": [4, 4]}}'),
+        (NEWER, '{"planes": [1], "network": ""}'),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused(tmp_path: Path, format: str, about: str) -> None:
     """Our mark on tensors that do not go with it is no file of switches either."""
     import safetensors.torch
 
     path = tmp_path / "cat.safetensors"
     tensors = {"pool": torch.zeros(1, 1, 2, 2, dtype=torch.int64)}
-    path.write_bytes(safetensors.torch.save(tensors, {"attribkit.switches/1": planes}))
+    path.write_bytes(safetensors.torch.save(tensors, {format: about}))
     with pytest.raises(SwitchMismatch, match=r"cat\.safetensors"):
         Switches.load(path)
 
@@ -602,6 +626,30 @@ def mismatch(recorded_on: nn.Module, images: Tensor, model: nn.Module, x: Tensor
         net(x)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_switches_of_another_network_are_refused_though_its_pools_fit(tmp_path: Path) -> None:
+    """They know which one they are of; in a file, too."""
+    one, other = (
+        nn.Sequential(nn.Conv2d(3, 4, size, padding=size // 2), nn.ReLU(), nn.MaxPool2d(2)) for size in (3, 5)
+    )
+    x = noise(1, 3, 8, 8).float()
+    switches = record_switches(one, x)
+    switches.save(tmp_path / "one.safetensors")
+    for recorded in (switches, switches.to("cpu"), Switches.load(tmp_path / "one.safetensors")):
+        attribkit.rewrite(one, "deconvnet", switches=recorded)(x)
+        with pytest.raises(SwitchMismatch, match=r"recorded on Sequential .{8}, and this network is Sequential .{8};"):
+            attribkit.rewrite(other, "deconvnet", switches=recorded)
+    attribkit.rewrite(other, "deconvnet", switches=Switches(switches.indices, switches.planes))(x)
+
+
+def test_other_weights_and_wrappers_are_the_same_network() -> None:
+    """Fine-tuned weights, folded norms and DataParallel do not make it another."""
+    make = lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2)).eval()  # noqa: E731
+    x = noise(1, 3, 8, 8).float()
+    switches = record_switches(make(), x)
+    for model in (make(), attribkit.fold_batch_norm(make()), nn.DataParallel(make())):
+        attribkit.rewrite(model, "deconvnet", switches=switches)(x)
 
 
 def test_images_of_another_size_do_not_fit() -> None:
