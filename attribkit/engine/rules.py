@@ -64,7 +64,11 @@ class Rule:
         """The signal below an activation, from the signal above it."""
         if self.function is not None:
             assert gate is not None, "a rule with a function keeps its gates"
-            return self.function(signal, gate.to(signal.dtype))
+            below = self.function(signal, gate.to(signal.dtype))
+            if not isinstance(below, Tensor) or below.shape != signal.shape:
+                what = f"a tensor of {tuple(below.shape)}" if isinstance(below, Tensor) else repr(below)
+                raise BadType(f"the rule {self.name!r} gave {what} for a signal of {tuple(signal.shape)}")
+            return below
         if self.rectify:
             signal = rectifier(signal)
         return signal if gate is None else signal * gate

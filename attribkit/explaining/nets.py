@@ -17,6 +17,7 @@ from attribkit.engine.rules import Relay
 from attribkit.engine.shadow import unwrapped
 from attribkit.errors import BadType
 from attribkit.explaining.fields import KnownField, known_field
+from attribkit.explaining.finite import check_finite
 from attribkit.explaining.snapshot import snapshot
 from attribkit.explaining.targets import Target, check_layer
 from attribkit.explaining.task import Explained, Question, Task
@@ -77,7 +78,10 @@ class Net:
     def explained(self, images: Tensor, target: Target, seen: Tensor | None) -> Explained:
         """Units of these images, each with its maps; `seen` is the layer's output, where somebody has it already."""
         known = self.known(images, target)
-        return self.on_crops(known, images, target, seen) or self.task.on_whole_images(images, known.field, target)
+        explained = self.on_crops(known, images, target, seen)
+        explained = explained or self.task.on_whole_images(images, known.field, target)
+        check_finite(explained, self.task, images)
+        return explained
 
     def known(self, images: Tensor, target: Target) -> KnownField:
         """What is known of the units' windows; what `output` computes may look elsewhere than the layer's own."""
