@@ -47,18 +47,35 @@ class _ByRule(GradientAttribution):  # type: ignore[misc]  # Captum has no types
 
     @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
     def attribute(self, inputs: Tensors, target: Any = None, additional_forward_args: Any = None) -> Tensors:
-        """The map for each input: arguments and result are those of Captum's class of this name."""
+        """The map of an output for each input, as Captum's class of this name gives it.
+
+        Args:
+            inputs: A tensor, or a tuple of tensors.
+            target: Which output to explain, as Captum takes it.
+            additional_forward_args: What else the model is called with.
+
+        Returns:
+            A map for each input, of its shape.
+        """
         return _attribute(rewrite(self.model, self.rule), self.gradient_func, inputs, target, additional_forward_args)
 
 
 class GuidedBackprop(_ByRule):
-    """`captum.attr.GuidedBackprop`, at every rectifier."""
+    """`captum.attr.GuidedBackprop`, at every rectifier.
+
+    Args:
+        model: The network.
+    """
 
     rule = "guided"
 
 
 class Deconvolution(_ByRule):
-    """`captum.attr.Deconvolution`, at every rectifier."""
+    """`captum.attr.Deconvolution`, at every rectifier.
+
+    Args:
+        model: The network.
+    """
 
     rule = "deconvnet"
 
@@ -79,7 +96,17 @@ class _NeuronByRule(NeuronAttribution, GradientAttribution):  # type: ignore[mis
         additional_forward_args: Any = None,
         attribute_to_neuron_input: bool = False,
     ) -> Tensors:
-        """The map of a neuron for each input: arguments and result are those of Captum's class of this name."""
+        """The map of a neuron for each input, as Captum's class of this name gives it.
+
+        Args:
+            inputs: A tensor, or a tuple of tensors.
+            neuron_selector: Which neuron of the layer to explain, as Captum takes it.
+            additional_forward_args: What else the model is called with.
+            attribute_to_neuron_input: Whether to explain the layer's input and not its output.
+
+        Returns:
+            A map for each input, of its shape.
+        """
         net = rewrite(self.model, self.rule)
         layer = _same_place(self.layer, self.model, net)
         gradients = construct_neuron_grad_fn(layer, neuron_selector, None, attribute_to_neuron_input)
@@ -87,19 +114,37 @@ class _NeuronByRule(NeuronAttribution, GradientAttribution):  # type: ignore[mis
 
 
 class NeuronGuidedBackprop(_NeuronByRule):
-    """`captum.attr.NeuronGuidedBackprop`, at every rectifier."""
+    """`captum.attr.NeuronGuidedBackprop`, at every rectifier.
+
+    Args:
+        model: The network.
+        layer: The module whose neurons are explained.
+        device_ids: As for Captum's class.
+    """
 
     rule = "guided"
 
 
 class NeuronDeconvolution(_NeuronByRule):
-    """`captum.attr.NeuronDeconvolution`, at every rectifier."""
+    """`captum.attr.NeuronDeconvolution`, at every rectifier.
+
+    Args:
+        model: The network.
+        layer: The module whose neurons are explained.
+        device_ids: As for Captum's class.
+    """
 
     rule = "deconvnet"
 
 
 class GuidedGradCam(captum.attr.GuidedGradCam):  # type: ignore[misc]
-    """`captum.attr.GuidedGradCam`: Captum's Grad-CAM times guided backprop at every rectifier."""
+    """`captum.attr.GuidedGradCam`: Captum's Grad-CAM times guided backprop at every rectifier.
+
+    Args:
+        model: The network.
+        layer: The module on which Grad-CAM looks.
+        device_ids: As for Captum's class.
+    """
 
     def __init__(self, model: nn.Module, layer: nn.Module, device_ids: list[int] | None = None) -> None:
         super().__init__(model, layer, device_ids)

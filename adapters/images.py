@@ -48,7 +48,17 @@ class FirstFrameOnly(UserWarning):
 
 
 def read_image(path: str | Path) -> RGB:
-    """The picture in a file."""
+    """Read the picture in a file.
+
+    Args:
+        path: The file.
+
+    Returns:
+        H x W x 3 bytes, upright, on white.
+
+    Raises:
+        ImageError: It cannot be read as an image; the message says why.
+    """
     if os.path.isdir(path):
         raise ImageError(f"{path} is a folder, not an image")
     try:
@@ -59,7 +69,18 @@ def read_image(path: str | Path) -> RGB:
 
 
 def decode_image(data: bytes, name: str) -> RGB:
-    """The picture in the bytes of a file; `name` is what errors call it."""
+    """Decode the picture in the bytes of a file.
+
+    Args:
+        data: The bytes.
+        name: What errors call it.
+
+    Returns:
+        H x W x 3 bytes, upright, on white.
+
+    Raises:
+        ImageError: The bytes are not an image; the message says why.
+    """
     if not data:
         raise ImageError(f"{name} is empty")
     header = _header(data, name)
@@ -81,7 +102,17 @@ def decode_image(data: bytes, name: str) -> RGB:
 
 
 def to_rgb(picture: Picture) -> RGB:
-    """A picture in any form as height x width x 3 bytes."""
+    """Turn a picture in any form into an array.
+
+    Args:
+        picture: A path, a PIL image, or an array of H x W x 3 bytes.
+
+    Returns:
+        H x W x 3 bytes.
+
+    Raises:
+        ImageError: It is none of these, or cannot be read.
+    """
     if isinstance(picture, (str, Path)):
         return read_image(picture)
     if isinstance(picture, Image.Image):

@@ -22,10 +22,20 @@ from attribkit.errors import BadType, BadValue
 
 
 def build(name: str, weights: Weights, classes: int | None) -> LoadedModel:
-    """What the factory gives: a model, or a LoadedModel where it also knows preprocessing and labels.
+    """Call a function of yours that builds a model.
 
-    `weights` and `classes` go to the factory where it has arguments of these names. A file is loaded into the model
-    that it gives otherwise, and its own weights are the default.
+    Args:
+        name: `package.module:function` or `./file.py:function`.
+        weights: Passed to the function where it has an argument of this name. Where it has none, a file is loaded into
+            the model that the function returns, and "default" stands for the weights that this model has.
+        classes: Passed to the function where it has an argument of this name.
+
+    Returns:
+        The model; as the function returned it where that is a `LoadedModel`.
+
+    Raises:
+        UnknownModel: There is no such module, file or function.
+        WeightsError: The weights do not fit.
     """
     place, _, attribute = name.rpartition(":")
     module = _from_file(Path(place)) if place.endswith(".py") else _from_path(place, name)
@@ -33,7 +43,7 @@ def build(name: str, weights: Weights, classes: int | None) -> LoadedModel:
     if isinstance(made, nn.Module):
         return LoadedModel(name, made, Plain())
     if not isinstance(made, LoadedModel):
-        raise BadType(f"{name} gives a {type(made).__name__}, not a torch.nn.Module or an attribkit.LoadedModel")
+        raise BadType(f"{name} returns {type(made).__name__}, not a torch.nn.Module or an attribkit.LoadedModel")
     return made
 
 
@@ -47,7 +57,7 @@ def _call(factory: Any, name: str, weights: Weights, classes: int | None) -> Any
     if "weights" in takes:
         return factory(weights=weights, **arguments)
     if weights == "none":
-        raise WeightsError(f"{name} takes no weights=, so nothing says how to make it without: leave weights= out")
+        raise WeightsError(f"{name} takes no weights=, so it cannot be asked for random ones: leave weights= out")
     made = factory(**arguments)
     if is_file(weights):
         load_weights(made.model if isinstance(made, LoadedModel) else made, weights)

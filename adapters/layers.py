@@ -30,9 +30,12 @@ class UnknownLayer(BadValue, KeyError):
 class Layer:
     """A module as its first call shows it.
 
-    `shape` is that of its output without the batch, None where that is no tensor; its first dimension counts
-    channels. `stride` is how far apart in the image two neighbouring units look, in each dimension; None where the
-    map does not grow with the image.
+    Attributes:
+        name: Its path.
+        kind: The name of its class.
+        shape: The shape of its output without the batch, channels first; None where the output is not a tensor.
+        stride: How far apart in the image two neighbouring units look, in each dimension; None where the map does not
+            grow with the image.
     """
 
     name: str
@@ -53,7 +56,7 @@ class Layer:
 
 
 class Layers(Mapping[str, Layer]):
-    """Every module that a forward pass calls, in the order of the calls' ends, by its path."""
+    """Every module that a forward pass calls, by its path, in the order in which the calls end."""
 
     def __init__(self, layers: Mapping[str, Layer], model: str) -> None:
         self._layers = layers
@@ -61,7 +64,15 @@ class Layers(Mapping[str, Layer]):
 
     @classmethod
     def of(cls, model: nn.Module, images: Tensor) -> Layers:
-        """The layers that `model` calls on images like these, on its own device."""
+        """Find the layers that a model calls.
+
+        Args:
+            model: The network.
+            images: Images like those that it is made for; what they show does not matter.
+
+        Returns:
+            Its layers by their paths.
+        """
         images = images.to(next(model.parameters(), images).device)
         shapes, larger = _shapes_twice(model, images)
         kinds = {name: type(module).__name__ for name, module in unwrapped(model).named_modules()}
@@ -85,7 +96,7 @@ class Layers(Mapping[str, Layer]):
     def __getitem__(self, name: str) -> Layer:
         if name not in self._layers:
             near = difflib.get_close_matches(name, self._layers, n=3, cutoff=0.4) or list(self._layers)[-3:]
-            raise UnknownLayer(f"no layer {name!r} in {self._model}; near it: {', '.join(near)}")
+            raise UnknownLayer(f"no layer {name!r} in {self._model}; the nearest: {', '.join(near)}")
         return self._layers[name]
 
     def __iter__(self) -> Iterator[str]:

@@ -24,7 +24,7 @@ GROUP = "attribkit.adapters"
 def load(
     name: str, weights: Weights | None = "default", *, classes: int | None = None, channels: int | None = None
 ) -> LoadedModel:
-    """A model by its name, ready to be explained.
+    """Load a model by its name, ready to be explained.
 
         attribkit.load("all_cnn_c")                     # reference models, then torchvision, then timm
         attribkit.load("torchvision:resnet50")          # or one source
@@ -33,13 +33,16 @@ def load(
         attribkit.load("resnet18", weights="mine.safetensors", classes=10)
 
     Args:
-        name: `list_models` has them.
+        name: One of those that `list_models` lists, or a function of yours.
         weights: "default" (the library's own), "none" or None (random), or a file: safetensors or a checkpoint.
-        classes: Their number, where it is not the architecture's usual one.
-        channels: The input's colours, which our own reference models take without weights.
+        classes: The number of classes, where it is not the architecture's usual one.
+        channels: The number of the input's colours, for reference models without weights.
+
+    Returns:
+        The model with its preprocessing, labels and layers.
 
     Raises:
-        UnknownModel: There is none of this name; the message has the nearest.
+        UnknownModel: There is no model of this name; the message lists the nearest.
         WeightsError: The weights cannot be had, or do not fit.
     """
     weights = "none" if weights is None else weights
@@ -62,11 +65,18 @@ def load(
 
 def _refuse(channels: int | None, name: str) -> None:
     if channels is not None:
-        raise BadValue(f"{name} has the channels that its library gives it: channels= is for our reference models")
+        raise BadValue(f"{name} keeps the channels of its library: channels= is for the reference models")
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """The names that `load` takes, as source:name; a pattern such as `resnet*` or `timm:resnet*` picks some."""
+    """List the names that `load` takes.
+
+    Args:
+        pattern: Only names like this one: `resnet*`, `timm:resnet*`.
+
+    Returns:
+        Full names, source:name.
+    """
     return [name for name in _all_names(sources()) if fnmatchcase(name, pattern) or fnmatchcase(_bare(name), pattern)]
 
 
@@ -104,4 +114,4 @@ def _near(name: str, prefixes: Iterable[str]) -> str:
         names.setdefault(_bare(full), full)
     begun = sorted((known for known in names if name and known.startswith(name)), key=len)
     near = list(dict.fromkeys([*begun, *difflib.get_close_matches(name, names, n=4, cutoff=0.5)]))[:4]
-    return f"near it: {', '.join(names[n] for n in near)}" if near else "attribkit.list_models() lists them all"
+    return f"the nearest: {', '.join(names[n] for n in near)}" if near else "attribkit.list_models() lists them all"

@@ -29,15 +29,40 @@ class Preprocess:
     """
 
     def transform(self, size: Size | None) -> Callable[[Image], Tensor]:
-        """The library's own transform, for inputs of its usual size or of another."""
+        """The step from a picture to an input.
+
+        Args:
+            size: The size of the input; None is the model's usual one.
+
+        Returns:
+            A function from a PIL image to a tensor.
+        """
         raise NotImplementedError
 
     def restore(self, x: Tensor) -> Tensor:
-        """The colours of an input, as numbers from 0 to 1."""
+        """Undo what `transform` did to the colours.
+
+        Args:
+            x: An input of the model.
+
+        Returns:
+            Its colours as numbers from 0 to 1.
+        """
         raise NotImplementedError
 
     def __call__(self, picture: Picture, size: Size | None = None) -> Tensor:
-        """The model's input for a picture, without the batch dimension."""
+        """Turn a picture into the model's input.
+
+        Args:
+            picture: A path, a PIL image, or an array of H x W x 3 bytes.
+            size: The size of the input; None is the model's usual one.
+
+        Returns:
+            The input, without the batch dimension.
+
+        Raises:
+            ImageError: The picture cannot be read.
+        """
         from PIL import Image
 
         from attribkit.adapters.images import to_rgb
@@ -45,17 +70,28 @@ class Preprocess:
         return self.transform(size)(Image.fromarray(to_rgb(picture)))
 
     def undo(self, x: Tensor) -> RGB:
-        """The picture that the model saw, after resizing and cropping."""
+        """The picture that the model saw, after resizing and cropping.
+
+        Args:
+            x: An input of the model, without the batch dimension.
+
+        Returns:
+            H x W x 3 bytes.
+        """
         colours = self.restore(x.detach().cpu().float())
         return (colours.clamp(0, 1) * 255).round().to(torch.uint8).movedim(-3, -1).contiguous().numpy()
 
     def example(self) -> Tensor:
-        """An input to try a model on: what a grey square becomes."""
+        """An input to try a model on.
+
+        Returns:
+            What a grey square becomes.
+        """
         return self(np.full((224, 224, 3), 128, np.uint8))
 
 
 class Plain(Preprocess):
-    """A picture as it is, in numbers from 0 to 1: all that can be said where nothing says more."""
+    """A picture as it is, in numbers from 0 to 1: for models of which nothing more is known."""
 
     def transform(self, size: Size | None) -> Callable[[Image], Tensor]:
         from torchvision.transforms import functional

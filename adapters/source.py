@@ -29,8 +29,12 @@ class UnknownModel(BadValue):
 class LoadedModel:
     """A model in eval mode, with what is needed to show it pictures and to read its answers.
 
-    `labels` names its classes, where somebody says what they are. `output` picks the tensor to explain where the
-    model gives more than one: `explain(loaded, ...)` goes by it.
+    Args:
+        name: Its full name, such as "torchvision:resnet50".
+        model: The network.
+        preprocess: From a picture to the model's input, and back.
+        labels: The names of its classes, where they are known.
+        output: Picks the tensor to explain where the model returns more than one; `explain(loaded, ...)` uses it.
     """
 
     name: str
@@ -43,7 +47,14 @@ class LoadedModel:
         self.model.eval()
 
     def unpreprocess(self, x: Tensor) -> RGB:
-        """The picture that the network saw in an input, after resizing and cropping."""
+        """The picture that the network saw, after resizing and cropping.
+
+        Args:
+            x: An input of the model, without the batch dimension.
+
+        Returns:
+            H x W x 3 bytes.
+        """
         return self.preprocess.undo(x)
 
     @cached_property
@@ -53,10 +64,23 @@ class LoadedModel:
 
 
 class Source(Protocol):
-    """What a module has to have to be a source of models."""
+    """A source of models: a module with these two functions."""
 
     def names(self) -> Iterable[str]:
-        """All names that `build` takes."""
+        """List the models of this source.
+
+        Returns:
+            All names that `build` takes.
+        """
 
     def build(self, name: str, weights: Weights, classes: int | None) -> LoadedModel:
-        """The model of this name with "default" weights, "none", or those of a file."""
+        """Build one model.
+
+        Args:
+            name: One of `names()`.
+            weights: "default", "none" or a file.
+            classes: Their number; None for the usual one.
+
+        Returns:
+            The model, ready to be explained.
+        """

@@ -39,7 +39,9 @@ def build(name: str, weights: Weights, classes: int | None) -> LoadedModel:
     options: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     if weights == "default":
         if classes is not None:
-            raise WeightsError(f"the weights of timm:{name} have their own classes: leave classes= out, or pass a file")
+            raise WeightsError(
+                f"the weights of timm:{name} come with their own classes: leave classes= out, or pass a file"
+            )
         model = _pretrained(name)
     else:
         state = read_weights(weights) if is_file(weights) else None

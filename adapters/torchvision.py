@@ -60,7 +60,7 @@ def build(name: str, weights: Weights, classes: int | None) -> LoadedModel:
 def _pretrained(name: str, default: models.WeightsEnum, classes: int | None) -> nn.Module:
     if classes is not None:
         raise WeightsError(
-            f"torchvision's weights for {name} have their own classes: leave classes= out, or pass a file"
+            f"torchvision's weights for {name} come with their own classes: leave classes= out, or pass a file"
         )
     try:
         return models.get_model(name, weights=default)
@@ -161,7 +161,7 @@ class PairPreprocess(Preprocess):
     def __call__(self, picture: Picture | Sequence[Picture], size: Size | None = None) -> Tensor:
         pictures = _several(picture)
         if pictures is None or len(pictures) != 2:
-            raise BadValue("optical flow lies between two pictures: give a list of two")
+            raise BadValue("optical flow needs two pictures: give a list of two")
         pair = _stack(pictures)
         return torch.cat(self.preset(*(pair if size is None else functional.resize(pair, list(shape(size))))))
 
@@ -183,7 +183,7 @@ def _stack(pictures: Sequence[Any]) -> Tensor:
     """Frames x 3 x H x W bytes."""
     frames = [torch.from_numpy(to_rgb(picture)) for picture in pictures]
     if len({frame.shape for frame in frames}) > 1:
-        raise BadValue("the pictures of a clip or pair have one size")
+        raise BadValue("the pictures of a clip or a pair must have one size")
     return torch.stack(frames).permute(0, 3, 1, 2)
 
 

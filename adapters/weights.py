@@ -33,12 +33,28 @@ class WeightsError(BadValue):
 
 
 def is_file(weights: Weights) -> bool:
-    """Whether weights are asked for from a file, and not by word."""
+    """Whether weights come from a file.
+
+    Args:
+        weights: What a user asked for.
+
+    Returns:
+        False for "default" and "none", else True.
+    """
     return weights not in ("default", "none")
 
 
 def load_weights(model: nn.Module, path: Weights, state: StateDict | None = None) -> None:
-    """Fill a model from a file (or from the state read from it already), whole or not at all."""
+    """Fill a model from a file, whole or not at all.
+
+    Args:
+        model: The network.
+        path: The file: safetensors or a checkpoint of tensors.
+        state: What `read_weights` gave for it, where it was read already.
+
+    Raises:
+        WeightsError: The file cannot be read, or its tensors do not fit; the message lists which.
+    """
     expected = model.state_dict()
     given = unprefixed(read_weights(path) if state is None else state, expected)
     misfit = _misfit(given, expected)
@@ -48,7 +64,17 @@ def load_weights(model: nn.Module, path: Weights, state: StateDict | None = None
 
 
 def read_weights(path: Weights) -> StateDict:
-    """The tensors by name in a safetensors file or a checkpoint; averaged ones (EMA) where it has both."""
+    """Read the tensors of a weight file, without running anything in it.
+
+    Args:
+        path: The file: safetensors or a checkpoint of tensors.
+
+    Returns:
+        Tensors by name; averaged ones (EMA) where the file has both.
+
+    Raises:
+        WeightsError: The file cannot be read as weights.
+    """
     if not Path(path).is_file():
         raise WeightsError(f"there is no weight file {path}; weights are 'default', 'none' or a file")
     content = _safetensors(path) if _is_safetensors(path) else _checkpoint(path)
@@ -89,8 +115,8 @@ def _checkpoint(path: Weights) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"{path} holds more than tensors, or is no weight file, and is not opened: "
-            "save torch.save(model.state_dict(), path) where it was made"
+            f"{path} is not a weight file, or holds more than tensors, so it was not opened: "
+            "run torch.save(model.state_dict(), path) where it was made"
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         why = next(iter(str(error).splitlines()), "it is cut off")

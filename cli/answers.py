@@ -42,7 +42,7 @@ class Answer:
     layer: str | None
     x: Tensor
     results: Mapping[str, Attribution]
-    verdict: str
+    likeliest: str
     seconds: float
 
     @property
@@ -70,8 +70,8 @@ class Answer:
                 picture=picture,
                 maps={method: result.values[index].cpu().float().numpy() for method, result in self.results.items()},
                 unit=unit,
-                label=self.label(unit) or self.verdict,
-                sites={method: result.sites_told for method, result in self.results.items()},
+                label=self.label(unit) or self.likeliest,
+                sites={method: result.sites_in_words for method, result in self.results.items()},
             )
 
 
@@ -129,7 +129,7 @@ class Respondent:
             results[layer] = explainer.results(explained)
             if layer is None and self.loaded.output is None:
                 seen[None] = explained.output
-        verdicts = self._verdicts(len(images), seen.get(None))
+        likeliest = self._likeliest_classes(len(images), seen.get(None))
         seconds = (time.perf_counter() - start) / len(waiting) / len(results)
         for number, (source, _) in enumerate(waiting):
             yield [
@@ -140,7 +140,7 @@ class Respondent:
                     layer=layer,
                     x=images[number],
                     results={method: result.of_image(number) for method, result in by_method.items()},
-                    verdict=verdicts[number],
+                    likeliest=likeliest[number],
                     seconds=seconds,
                 )
                 for layer, by_method in results.items()
@@ -175,14 +175,14 @@ class Respondent:
                 hook.remove()
         return seen
 
-    def _verdicts(self, images: int, logits: Any) -> list[str]:
+    def _likeliest_classes(self, images: int, logits: Any) -> list[str]:
         """For each image the likeliest classes by a classifier; nothing by other networks."""
         import torch
 
         labels = self.loaded.labels
         if not labels or not isinstance(logits, torch.Tensor) or logits.shape != (images, len(labels)):
             return [""] * images
-        return [_likeliest(row, labels) for row in logits]
+        return [_in_words(row, labels) for row in logits]
 
 
 def _keep(seen: dict[str | None, Any], layer: str) -> Callable[[Any, Any, Any], None]:
@@ -196,6 +196,6 @@ def _keep(seen: dict[str | None, Any], layer: str) -> Callable[[Any, Any, Any], 
     return hook
 
 
-def _likeliest(logits: Tensor, labels: tuple[str, ...]) -> str:
+def _in_words(logits: Tensor, labels: tuple[str, ...]) -> str:
     chances, classes = logits.float().softmax(0).topk(min(3, len(labels)))
     return ", ".join(f"{labels[i]} {chance:.0%}" for chance, i in zip(chances.tolist(), classes.tolist(), strict=True))

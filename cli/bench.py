@@ -21,15 +21,15 @@ MODELS = "resnet18,vgg11,dla34,hrnet_w18_small,googlenet,densenet121,mobilenet_v
 
 
 @click.command("bench")
-@click.option("--models", default=MODELS, show_default=True, metavar="NAMES", help="Classifiers, with commas between.")
+@click.option("--models", default=MODELS, show_default=True, metavar="NAMES", help="Classifiers, separated by commas.")
 @click.option("--method", type=click.Choice(["guided", "deconvnet"]), default="guided", show_default=True)
 @click.option(
     "--weights", "-w", default="none", show_default=True, metavar="default|none", help="Trained ones may be fetched."
 )
-@click.option("--image", help="Compared on this one.  [default: noise]")
-@click.option("--size", type=click.IntRange(min=1), help="The side of the square.  [default: the model's]")
+@click.option("--image", help="The image to compare on.  [default: noise]")
+@click.option("--size", type=click.IntRange(min=1), help="Side of the square image, in pixels.  [default: the model's]")
 @click.option(
-    "--rounds", type=click.IntRange(min=2), default=15, show_default=True, help="Each takes its turn so often."
+    "--rounds", type=click.IntRange(min=2), default=15, show_default=True, help="How many times each takes its turn."
 )
 @options.device
 @options.as_json

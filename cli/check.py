@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command("check")
 @options.model_argument
 @options.weights
-@click.option("--image", help="Checked on this one.  [default: noise]")
+@click.option("--image", help="The image to check on.  [default: noise]")
 @click.option("--activations", type=click.Choice(["rectifiers", "all"]), default="rectifiers", show_default=True)
 @options.device
 @options.as_json
@@ -41,8 +41,8 @@ def command(model: str, weights: str, image: str | None, activations: str, devic
     click.echo(_as_json(loaded.name, checked) if as_json else _in_words(loaded.name, checked))
     if checked.outcome == "wrong":
         raise click.ClickException(f"{loaded.name} is not handled rightly: please report it")
-    if checked.outcome == "cannot be told":
-        raise click.ClickException(f"a part of {loaded.name} hides what it does, so its maps are not to be relied on")
+    if checked.outcome == "cannot be judged":
+        raise click.ClickException(f"a part of {loaded.name} hides what it does, so do not rely on its maps")
 
 
 def _as_json(name: str, checked: Checked) -> str:

@@ -25,45 +25,56 @@ VIEWS = ("signed", "positive", "absolute", "classic")
 @options.model
 @options.weights
 @click.option(
-    "--layer", "-l", "layers", default="", shell_complete=options.layer_names, help="One or several: conv3,conv9."
+    "--layer",
+    "-l",
+    "layers",
+    default="",
+    shell_complete=options.layer_names,
+    help="One or more, separated by commas: conv3,conv9.",
 )
-@click.option("--channel", "-c", "channels", default="", metavar="N", help="One or several.  [default: the strongest]")
-@click.option("--at", default="max", show_default=True, metavar="Y,X|max|all", help="Where in the layer's map.")
-@click.option("--class", "target", metavar="NAME|N", help="Instead of a layer.  [default: the predicted one]")
-@click.option("--method", default=",".join(METHODS), show_default=True, help="One or several.")
+@click.option("--channel", "-c", "channels", default="", metavar="N", help="One or more.  [default: the strongest]")
+@click.option("--at", default="max", show_default=True, metavar="Y,X|max|all", help="Position in the layer's map.")
 @click.option(
-    "--switches", default="own", show_default=True, metavar="|".join((*CONVENTIONS, "FILE")), help="Of max-pools."
+    "--class", "target", metavar="NAME|N", help="Explain this class, not a layer.  [default: the predicted one]"
+)
+@click.option("--method", default=",".join(METHODS), show_default=True, help="One or more rules.")
+@click.option(
+    "--switches",
+    default="own",
+    show_default=True,
+    metavar="|".join((*CONVENTIONS, "FILE")),
+    help="Where max-pools send the signal.",
 )
 @click.option(
     "--activations",
     type=click.Choice(["rectifiers", "all"]),
     default="rectifiers",
     show_default=True,
-    help="all: smooth ones follow the rule, too.",
+    help="all: smooth activations follow the rule too.",
 )
 @click.option(
     "--overlap",
     type=click.Choice(["add", "overwrite"]),
     default="add",
     show_default=True,
-    help="Of signals where windows of a pool overlap.",
+    help="How signals combine where the windows of a pool overlap.",
 )
 @click.option(
     "--replay",
     type=click.Choice(["down", "both"]),
     default="down",
     show_default=True,
-    help="both: the forward pass follows the switches, too.",
+    help="both: the forward pass uses the switches too.",
 )
 @click.option(
     "--norms",
     type=click.Choice(["rule", "bypass", "gradient"]),
     default="rule",
     show_default=True,
-    help="rule: the deconvnet passes by local response normalisation.",
+    help="rule: the deconvnet bypasses local response normalisation.",
 )
-@click.option("--precision", type=click.Choice(["bfloat16"]), help="Quicker and coarser.  [default: float32]")
-@click.option("--view", type=click.Choice(VIEWS), default="signed", show_default=True, help="Of maps in a png.")
+@click.option("--precision", type=click.Choice(["bfloat16"]), help="Faster and coarser.  [default: float32]")
+@click.option("--view", type=click.Choice(VIEWS), default="signed", show_default=True, help="How a png shows maps.")
 @options.size
 @click.option(
     "--out",
@@ -72,9 +83,11 @@ VIEWS = ("signed", "positive", "absolute", "classic")
     envvar="ATTRIBKIT_OUT",
     default=Path("attribkit-out"),
     show_default=True,
-    help="A folder, or the name of the one file.",
+    help="A folder, or a file where only one is written.",
 )
-@click.option("--format", "-f", "formats", default="", help=f"Of {', '.join(results.FORMATS)}.  [default: png]")
+@click.option(
+    "--format", "-f", "formats", default="", help=f"One or more of {', '.join(results.FORMATS)}.  [default: png]"
+)
 @options.device
 @options.as_json
 @options.quiet

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 @options.model_argument
 @options.weights
 @click.option(
-    "--fields/--no-fields", default=True, show_default=True, help="Probe what each layer sees; this takes time."
+    "--fields/--no-fields",
+    default=True,
+    show_default=True,
+    help="Measure how much of the image each layer sees; this takes time.",
 )
 @options.device
 @options.as_json

@@ -33,7 +33,7 @@ def main() -> None:
     debug = "--debug" in sys.argv[1:]
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _tell
+            warnings.showwarning = _warn
             attribkit.main(prog_name="attribkit", standalone_mode=False)
     except click.exceptions.Exit as stopped:
         sys.exit(stopped.exit_code)
@@ -57,10 +57,10 @@ def _in_one_line(error: Exception) -> str:
     message = " ".join(str(error).split())
     if isinstance(error, AttribkitError):
         return message
-    return f"{type(error).__name__}: {message} (not an error of yours, we think: run it with --debug and report that)"
+    return f"{type(error).__name__}: {message} (probably a bug of ours: run it with --debug and report what it says)"
 
 
-def _tell(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+def _warn(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     """A warning in one line; those for programmers are not for whoever runs a command."""
     if not issubclass(category, DeprecationWarning | PendingDeprecationWarning | FutureWarning):
         click.echo(f"attribkit: {' '.join(str(message).split())}", err=True)

@@ -32,10 +32,10 @@ def layer_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     return [f"{done}{comma}{name}" for name in names]
 
 
-_TELL_MODEL = "A name (attribkit models lists them), package.module:function or ./file.py:function."
+_MODEL_HELP = "A name (attribkit models lists them), package.module:function or ./file.py:function."
 
 model = click.option(
-    "--model", "-m", envvar="ATTRIBKIT_MODEL", required=True, shell_complete=_model_names, help=_TELL_MODEL
+    "--model", "-m", envvar="ATTRIBKIT_MODEL", required=True, shell_complete=_model_names, help=_MODEL_HELP
 )
 model_argument = click.argument("model", envvar="ATTRIBKIT_MODEL", shell_complete=_model_names)
 weights = click.option(
@@ -45,7 +45,7 @@ weights = click.option(
     default="default",
     show_default=True,
     metavar="default|none|FILE",
-    help="The library's own, random ones, or those of a file.",
+    help="The library's own weights, random ones, or a file.",
 )
 device = click.option(
     "--device",
@@ -55,12 +55,14 @@ device = click.option(
     help="cpu, cuda, cuda:1, ...  [default: a GPU if there is one]",
 )
 size = click.option(
-    "--size", type=click.IntRange(min=1), help="The side of the square the network sees.  [default: the model's]"
+    "--size",
+    type=click.IntRange(min=1),
+    help="Side of the square that the network sees, in pixels.  [default: the model's]",
 )
 as_json = click.option(
-    "--json", "as_json", is_flag=True, help="One JSON document on standard output, and nothing else there."
+    "--json", "as_json", is_flag=True, help="Print one JSON document on standard output, and nothing else there."
 )
-quiet = click.option("--quiet", "-q", is_flag=True, envvar="ATTRIBKIT_QUIET", help="No progress.")
+quiet = click.option("--quiet", "-q", is_flag=True, envvar="ATTRIBKIT_QUIET", help="Show no progress.")
 debug = click.option("--debug", is_flag=True, help="Show where an error comes from.", expose_value=False)
 
 
@@ -105,22 +107,22 @@ def torch_device(name: str | None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise click.UsageError(f"--device {name!r} is none that torch knows: cpu, cuda, cuda:1") from None
+        raise click.UsageError(f"--device {name!r}: torch knows no such device; use cpu, cuda or cuda:1") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("--device cuda: torch sees no GPU here")
     return device
 
 
 def numbers(text: str, option: str) -> list[int]:
-    """Whole numbers with commas between."""
+    """Whole numbers, separated by commas."""
     try:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
-        raise click.UsageError(f"{option} takes whole numbers with commas between, not {text!r}") from None
+        raise click.UsageError(f"{option} takes whole numbers separated by commas, not {text!r}") from None
 
 
 def words(text: str, option: str, known: tuple[str, ...]) -> list[str]:
-    """Words with commas between, each of which is known, each once."""
+    """Words separated by commas, each of them known; repetitions count once."""
     given = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     for word in given:
         if word not in known:

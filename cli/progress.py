@@ -78,7 +78,7 @@ class TrainingProgress:
         if self.quiet:
             return
         left = (self.epochs - metrics["epoch"]) * metrics["seconds"] / 60
-        end = "stopped learning: again with another seed" if metrics.get("dead") else f"{left:.0f} min left"
+        end = "stopped learning: starting again with another seed" if metrics.get("dead") else f"{left:.0f} min left"
         self.bar.console.print(
             f"{self.name}  epoch {metrics['epoch']}/{self.epochs}  loss {metrics['loss']:.4f}  "
             f"error {metrics['test_error']:.2f}%  {metrics['rate']:,.0f} images/s  {end}",

@@ -1,4 +1,4 @@
-"""What becomes of answers: files, and what is told of them."""
+"""What becomes of answers: files, and what is said of them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Files:
         """Raise where one file was named and several would be written."""
         files = 1 if self.formats == ["html"] else answers * (1 if self.formats == ["png"] else methods)
         if _names_a_file(self.out) and files > 1:
-            raise click.UsageError(f"--out {self.out} is one file and {files} are to be written: give a folder")
+            raise click.UsageError(f"--out {self.out} is one file, but {files} are to be written: give a folder")
 
     def add(self, answer: Answer) -> list[Path]:
         """Write an answer's own files."""
@@ -101,32 +101,39 @@ def _stacked(pictures: list[Any]) -> Any:
     return np.concatenate(rows)
 
 
-# What is told
+# What is said
 
 
 def as_words(answer: Answer, files: list[Path]) -> str:
     """An answer for a person: what was explained, what was chosen where nothing was said, and where it is."""
-    lines = [f"{answer.source.name}: {answer.verdict}" if answer.verdict else answer.source.name]
+    lines = [f"{answer.source.name}: {answer.likeliest}" if answer.likeliest else answer.source.name]
     lines += [f"  {_unit_in_words(answer, unit)}" for unit in answer.units]
-    told = {method: result.sites_told for method, result in answer.results.items()}
-    if len(set(told.values())) == 1:
-        told = {", ".join(told): next(iter(told.values()))}
-    lines += [f"  {methods}: {sites}" for methods, sites in told.items()]
+    sites = {method: result.sites_in_words for method, result in answer.results.items()}
+    if len(set(sites.values())) == 1:
+        sites = {", ".join(sites): next(iter(sites.values()))}
+    lines += [f"  {methods}: {words}" for methods, words in sites.items()]
     lines.append(f"  {answer.seconds:.1f} s  {' '.join(map(str, files))}".rstrip())
     return "\n".join(lines)
 
 
 def _unit_in_words(answer: Answer, unit: Unit) -> str:
-    question, strongest = answer.question, ", the strongest"
+    question = answer.question
     if unit.layer is None:
         chosen = ", the predicted one" if question.target is None else ""
         name = f" ({label})" if (label := answer.label(unit)) else ""
         return f"class {unit.channel}{name}{chosen}: {unit.activation:.4g}"
-    channel = f"channel {unit.channel}{strongest if question.channels is None else ''}"
+    channel = f"{unit.layer}, channel {unit.channel}"
+    by_strength = question.channels is None
     if unit.position is None:
-        return f"{unit.layer}, {channel}, everywhere: activations of {unit.activation:.4g} in all"
-    place = ",".join(map(str, unit.position)) + (strongest if question.at == "max" else "")
-    return f"{unit.layer}, {channel}; at {place}: activation {unit.activation:.4g}{_box_in_words(unit)}"
+        chosen = " (the strongest)" if by_strength else ""
+        return f"{channel}{chosen}, everywhere: activations sum to {unit.activation:.4g}"
+    strongest = {
+        (True, True): " (the strongest unit)",
+        (True, False): " (the strongest channel there)",
+        (False, True): " (where it is strongest)",
+    }.get((by_strength, question.at == "max"), "")
+    place = ",".join(map(str, unit.position))
+    return f"{channel} at {place}{strongest}: activation {unit.activation:.4g}{_box_in_words(unit)}"
 
 
 def _box_in_words(unit: Unit) -> str:
@@ -141,7 +148,7 @@ def as_data(answer: Answer, files: list[Path]) -> dict[str, Any]:
     return {
         "image": answer.source.path,
         "layer": answer.layer,
-        "verdict": answer.verdict,
+        "likeliest": answer.likeliest,
         "units": [asdict(unit) | {"label": answer.label(unit)} for unit in answer.units],
         "sites": {method: [asdict(site) for site in result.sites] for method, result in answer.results.items()},
         "files": [str(path) for path in files],

@@ -14,7 +14,7 @@ from attribkit.cli import options
 @click.argument("image")
 @options.model
 @options.weights
-@click.option("--out", "-o", type=click.Path(path_type=Path), required=True, help="The file, a .safetensors.")
+@click.option("--out", "-o", type=click.Path(path_type=Path), required=True, help="The .safetensors file to write.")
 @options.size
 @options.device
 @options.as_json
@@ -35,7 +35,7 @@ def command(
         raise click.UsageError(f"--out {out}: switches are saved as .safetensors")
     (source, *others) = given_images([image])
     if others:
-        raise click.UsageError(f"{image} is several images: switches are recorded from one")
+        raise click.UsageError(f"{image} names several images, but switches are recorded from one")
     loaded = options.loaded(model, weights, device)
     recorded = record_switches(loaded.model, options.batch(loaded, loaded.preprocess(source.read(), size)))
     recorded.save(out)

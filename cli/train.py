@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 @click.option("--data", type=click.Path(path_type=Path), help="CIFAR's folder, an image folder, or a packed .npz.")
 @click.option("--download", is_flag=True, help="Fetch CIFAR-10 into --data when it is not there.")
 @click.option("--recipe", default="quick", show_default=True, help="quick, paper or paper-augmented.")
-@click.option("--epochs", type=click.IntRange(min=1), help="Instead of the recipe's.")
-@click.option("--seed", "seeds", default="0", show_default=True, help="One or several: 0,1,2.")
+@click.option("--epochs", type=click.IntRange(min=1), help="How many, instead of the recipe's number.")
+@click.option("--seed", "seeds", default="0", show_default=True, help="One or more, separated by commas: 0,1,2.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/MODEL-RECIPE-SEED]")
 @click.option("--keep-epochs", "keep", default="", metavar="1,2,5,...", help="Keep the weights after these epochs.")
 @click.option(
@@ -140,7 +140,9 @@ def _train(job: Job, folder: Path, quiet: bool) -> None:
             for metrics in train(job, folder, progress.step):
                 progress.epoch(metrics)
         except KeyboardInterrupt:
-            raise click.ClickException(f"stopped; the same command goes on from the last epoch in {folder}") from None
+            raise click.ClickException(
+                f"stopped; run the same command again to continue from the last epoch in {folder}"
+            ) from None
     if not quiet:
         facts = _facts(job.model, folder)
         click.echo(f"{facts['file']}: {facts['error']:.2f}% error on the test images of {job.data.source}", err=True)

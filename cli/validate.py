@@ -25,15 +25,21 @@ MODELS = "all_cnn_c,convpool_cnn_c,model_c"
     help="CIFAR-10 (its folder or the packed file), or a folder of photographs.",
 )
 @click.option(
-    "--models", default=MODELS, show_default=True, metavar="NAMES", help="Commas between; NAME=FILE for other weights."
+    "--models",
+    default=MODELS,
+    show_default=True,
+    metavar="NAMES",
+    help="Networks, separated by commas; NAME=FILE takes weights from a file.",
 )
-@click.option("--quick", is_flag=True, help="Fewer images and resamples: minutes, and wider intervals.")
+@click.option("--quick", is_flag=True, help="Fewer images and resamples: takes minutes, gives wider intervals.")
 @click.option("--images", type=click.IntRange(min=10), help="How many test images.  [default: 500; quick: 30]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Draws images, resamples and random weights.")
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes, one thread each.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed for images, resamples and random weights.")
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="How many processes, one thread each."
+)
 @click.option(
     "--out", type=click.Path(path_type=Path), default=Path("attribkit-out/validation"), show_default=True,
-    help="Holds results.json, and what is done when it is stopped: the same command goes on.",
+    help="Folder for results.json and finished parts; the same command continues a stopped run.",
 )  # fmt: skip
 @options.device
 @options.as_json
@@ -63,13 +69,13 @@ def command(
     settings = _settings(quick, images, seed, str(options.torch_device(device)))
     lacking = parts.missing(names)
     if len(lacking) == len(names):
-        raise click.ClickException("; ".join(lacking.values()) or "--models names none")
+        raise click.ClickException("; ".join(lacking.values()) or "--models names no network")
     tests = testset.read(data).drawn(settings.images, seed)
     every = parts.parts([name for name in names if name not in lacking], tests, settings)
     try:
         _run(every, tests, settings, out, workers, quiet or as_json)
     except KeyboardInterrupt:
-        raise click.ClickException("stopped; the same command goes on with what is not done") from None
+        raise click.ClickException("stopped; run the same command again to do the rest") from None
     results = document.results({part: _kept(part, out) for part in every}, tests, settings, lacking)
     text = json.dumps(results, indent=2)
     write_whole(out / "results.json", f"{text}\n".encode())

@@ -109,7 +109,14 @@ def _zfnet() -> Steps:
 
 @dataclass(frozen=True)
 class Architecture:
-    """The steps of a network, the images that it was made for, and how it rectifies."""
+    """The description of a network.
+
+    Attributes:
+        steps: Its layers, in order.
+        side: The side of the images that it was made for.
+        classes: The usual number of classes.
+        slope: Of its LeakyReLUs; 0 where it has ReLUs.
+    """
 
     steps: Steps
     side: int
@@ -133,7 +140,13 @@ NAMES = tuple(ARCHITECTURES)
 
 @dataclass(frozen=True)
 class Training:
-    """What a recipe puts between the layers while it trains; the saved net has none of it."""
+    """What a recipe puts between the layers while it trains; the saved net has none of it.
+
+    Attributes:
+        batch_norm: Whether a batch norm follows each convolution.
+        input_dropout: The share of the input that is dropped.
+        dropout: The share that is dropped where the paper drops half; its other shares change in proportion.
+    """
 
     batch_norm: bool = False
     input_dropout: float = 0.0
@@ -141,6 +154,17 @@ class Training:
 
 
 def architecture(name: str) -> Architecture:
+    """The description of a network.
+
+    Args:
+        name: One of `NAMES`.
+
+    Returns:
+        Its steps, and the images that it was made for.
+
+    Raises:
+        BadValue: There is no architecture of this name.
+    """
     if name not in ARCHITECTURES:
         near = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.4) or NAMES
         raise BadValue(f"there is no reference model {name!r}; try {', '.join(near)}")
@@ -148,7 +172,16 @@ def architecture(name: str) -> Architecture:
 
 
 def takes(name: str, height: int, width: int) -> bool:
-    """Whether the network `name` can be run on images of this size."""
+    """Whether a network can run on images of a size.
+
+    Args:
+        name: One of `NAMES`.
+        height: Of the images, in pixels.
+        width: Of the images, in pixels.
+
+    Returns:
+        False where a kernel would be larger than what is left of the image.
+    """
     with torch.device("meta"):
         try:
             build(name)(torch.empty(1, 3, height, width))
@@ -160,10 +193,20 @@ def takes(name: str, height: int, width: int) -> bool:
 def build(
     name: str, classes: int | None = None, channels: int = 3, *, training: Training | None = None
 ) -> nn.Sequential:
-    """The network `name` with new weights (He's initialisation, biases at zero).
+    """Build a network with new weights: He's initialisation, biases at zero.
 
-    `training` adds what a recipe trains with. Folded and without it the layers have the same names, so that
-    weights go from one to the other.
+    Args:
+        name: One of `NAMES`.
+        classes: The number of classes; without it, the architecture's own.
+        channels: The number of the input's colours.
+        training: What a recipe adds while it trains. The layers have the same names with it and without, so that
+            weights go from one to the other.
+
+    Returns:
+        The network.
+
+    Raises:
+        BadValue: There is no architecture of this name.
     """
     described = architecture(name)
     layers = OrderedDict(_layers(described, classes or described.classes, channels, training or Training()))

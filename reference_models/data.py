@@ -31,6 +31,13 @@ class DataError(BadValue):
 
 @dataclass(frozen=True)
 class Split:
+    """Labelled images.
+
+    Attributes:
+        images: N x H x W x 3 bytes.
+        labels: Their classes, N.
+    """
+
     images: Tensor  # N x H x W x 3, bytes
     labels: Tensor  # N
 
@@ -40,6 +47,15 @@ class Split:
 
 @dataclass(frozen=True)
 class Data:
+    """A set of labelled images.
+
+    Attributes:
+        train: Images to train with.
+        test: Images to test with.
+        classes: The names of the classes.
+        source: Where the images are from, in words.
+    """
+
     train: Split
     test: Split
     classes: tuple[str, ...]
@@ -56,10 +72,18 @@ class Data:
 
 
 def read(path: str | Path, *, download: bool = False) -> Data:
-    """The images at `path`: a packed `.npz`, a folder with the CIFAR-10 or CIFAR-100 archive, or an image folder.
+    """Read a set of labelled images, whole.
 
-    An image folder holds `train` and `test`, each with a folder for every class; all its images have the same
-    size. With `download` the official CIFAR-10 archive is fetched into the folder when it is not there.
+    Args:
+        path: A packed `.npz`, a folder with the CIFAR-10 or CIFAR-100 archive, or an image folder: one with `train` and
+            `test`, each with a folder for every class, in which all images have one size.
+        download: Fetch the official CIFAR-10 archive into the folder when it is not there.
+
+    Returns:
+        The images and labels to train and to test with.
+
+    Raises:
+        DataError: There is no such set at the path; the message says what is there.
     """
     path = Path(path)
     if path.suffix == ".npz":
@@ -81,7 +105,14 @@ def read(path: str | Path, *, download: bool = False) -> Data:
 
 
 def is_labelled_set(folder: Path) -> bool:
-    """Whether `read` would find images to train and to test with there."""
+    """Whether `read` would find images to train and to test with.
+
+    Args:
+        folder: Where to look.
+
+    Returns:
+        True where a folder holds such a set.
+    """
     return _has_archive(folder) or ((folder / "train").is_dir() and (folder / "test").is_dir())
 
 

@@ -17,12 +17,16 @@ _CHUNK = 4096
 
 @dataclass(frozen=True, eq=False)
 class Normalisation:
-    """Values of 0 to 1 to what the network was trained on.
+    """From values of 0 to 1 to what the network was trained on.
 
-    Without `whitening`: less the mean of each channel, over its deviation. With it: global contrast
-    normalisation (each image less its own mean, over its own deviation), then less the mean image, times a
-    matrix that decorrelates pixels (ZCA). That holds for images of one size only; `mean` and `std` are then
-    the mean image and the matrix.
+    Without whitening, each channel loses its mean and is divided by its deviation. With whitening, each image loses its
+    own mean and is divided by its own deviation (global contrast normalisation); then the mean image is subtracted and
+    a matrix decorrelates the pixels (ZCA). That works for images of one size only.
+
+    Args:
+        mean: The mean of each channel; with whitening, the mean image.
+        std: The deviation of each channel; with whitening, the matrix.
+        whitening: Which of the two it is.
     """
 
     mean: Tensor
@@ -30,7 +34,14 @@ class Normalisation:
     whitening: bool = False
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Images of N x C x H x W."""
+        """Normalise images.
+
+        Args:
+            images: N x C x H x W, from 0 to 1.
+
+        Returns:
+            Inputs of the network, of the same shape.
+        """
         mean, std = self.mean.to(images), self.std.to(images)
         if not self.whitening:
             return (images - mean[:, None, None]) / std[:, None, None]
@@ -39,7 +50,14 @@ class Normalisation:
         return ((flat - mean.flatten()) @ std).view_as(images)
 
     def inverse(self, images: Tensor) -> Tensor:
-        """Back to values of 0 to 1; of whitened images only up to each one's own mean and contrast."""
+        """Undo the normalisation; for whitened images, only up to the mean and contrast of each.
+
+        Args:
+            images: Inputs of the network, N x C x H x W.
+
+        Returns:
+            Values from 0 to 1.
+        """
         mean, std = self.mean.to(images), self.std.to(images)
         if not self.whitening:
             return images * std[:, None, None] + mean[:, None, None]
@@ -64,7 +82,15 @@ class Normalisation:
 
 
 def fit(images: Tensor, *, whiten: bool) -> Normalisation:
-    """The normalisation for the training images, N x H x W x C bytes."""
+    """Compute the normalisation for training images.
+
+    Args:
+        images: N x H x W x C bytes.
+        whiten: Whether pixels are decorrelated.
+
+    Returns:
+        The normalisation.
+    """
     if not whiten:
         # Sums of bytes are whole numbers, so the order of adding does not matter.
         count = images[..., 0].numel()
@@ -80,7 +106,17 @@ def fit(images: Tensor, *, whiten: bool) -> Normalisation:
 
 
 def normalised(images: Tensor, normalisation: Normalisation, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """All of a set, N x H x W x C bytes, ready for the network: N x H x W x C in `dtype` on `device`."""
+    """Normalise a whole set of images.
+
+    Args:
+        images: N x H x W x C bytes.
+        normalisation: What `fit` computed.
+        dtype: The type of the result.
+        device: Where the result is to be.
+
+    Returns:
+        N x H x W x C, ready for the network.
+    """
     parts = (
         normalisation(_floats(part.to(device))).permute(0, 2, 3, 1).to(dtype).contiguous()
         for part in images.split(_CHUNK)

@@ -27,7 +27,17 @@ def names() -> tuple[str, ...]:
 
 
 def build(name: str, weights: Weights, classes: int | None, channels: int | None = None) -> LoadedModel:
-    """The architecture with its bundled weights, without, or with those of a file that `attribkit train` wrote."""
+    """Build a reference model.
+
+    Args:
+        name: The architecture.
+        weights: "default" (those that come with the package), "none" or a file that `attribkit train` wrote.
+        classes: The number of classes, without weights only.
+        channels: The number of the input's colours, without weights only.
+
+    Returns:
+        The model, ready to be explained.
+    """
     side = architectures.architecture(name).side
     if weights == "none":
         channels = 3 if channels is None else channels
@@ -79,4 +89,6 @@ class ReferencePreprocess(Preprocess):
 
     def _check(self) -> None:
         if self.channels not in (1, 3):
-            raise BadValue(f"a picture has 1 or 3 channels, the network takes {self.channels}: make tensors for it")
+            raise BadValue(
+                f"a picture has 1 or 3 channels, but the network takes {self.channels}: pass tensors instead"
+            )

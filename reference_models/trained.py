@@ -22,7 +22,13 @@ FOLDER = Path(__file__).parent / "weights"
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained network, what its images go through first, and how it came about."""
+    """A trained network, what its images go through first, and how it was made.
+
+    Attributes:
+        net: The network.
+        normalisation: From pictures to its inputs.
+        facts: How it was made: model, recipe, seed, data, versions.
+    """
 
     net: nn.Module
     normalisation: Normalisation
@@ -30,12 +36,26 @@ class Trained:
 
 
 def bundled(name: str) -> Path | None:
-    """The weights that come with the package, if there are any for `name`."""
+    """Find the weights that come with the package.
+
+    Args:
+        name: The architecture.
+
+    Returns:
+        Their file; None where there are none.
+    """
     path = FOLDER / f"{name}.safetensors"
     return path if path.is_file() else None
 
 
 def save(path: Path, trained: Trained, dtype: torch.dtype = torch.float32) -> None:
+    """Write a trained network as safetensors, whole or not at all.
+
+    Args:
+        path: The file.
+        trained: The network.
+        dtype: The type in which weights are stored.
+    """
     import safetensors.torch
 
     held = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in trained.net.state_dict().items()}
@@ -45,7 +65,18 @@ def save(path: Path, trained: Trained, dtype: torch.dtype = torch.float32) -> No
 
 
 def load(path: Path, name: str | None = None) -> Trained:
-    """What `save` wrote, as float32; `name` is the architecture that it must be of."""
+    """Read what `save` wrote.
+
+    Args:
+        path: The file.
+        name: The architecture that it must be of; without it, any.
+
+    Returns:
+        The trained network, as float32.
+
+    Raises:
+        BadValue: The file was not written by `attribkit train`, or is of another architecture.
+    """
     tensors, facts = _read(path)
     made = str(facts["architecture"])
     if name is not None and made != name:
@@ -60,7 +91,14 @@ def load(path: Path, name: str | None = None) -> Trained:
 
 
 def facts(path: Path) -> dict[str, Any]:
-    """How the weights at `path` were made."""
+    """Read how the weights in a file were made.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Model, recipe, seed, data, versions.
+    """
     return _read(path)[1]
 
 

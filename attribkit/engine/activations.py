@@ -35,7 +35,7 @@ def _maximum(input: Tensor, other: Any = None, *args: Any, **kwargs: Any) -> Rec
     if args or kwargs or not isinstance(other, Tensor):
         return None
     if not eager() and not (input.requires_grad and other.requires_grad):
-        raise NotSupported("whether a maximum is a ReLU hangs on its values: call the net plainly, uncompiled")
+        raise NotSupported("whether a maximum is a ReLU depends on its values: call the net without torch.compile")
     if not input.is_floating_point() or other.dim() > input.dim() or other.requires_grad or other.is_complex():
         return None
     return None if other.any() else (input, Activation("maximum", (other,)))
@@ -278,11 +278,19 @@ def register_activation(
 
         attribkit.register_activation(SquaredReLU, "rectifier")
 
-    Its `forward` takes one tensor and works element by element; it runs as it is. `kind` says whether it is swapped
-    always ("rectifier") or with `activations="all"` ("smooth"). `derivative(module, x)` is its gate, by default found
-    by autograd; `rectifier(module, signal)` is what the deconvnet and guided backprop put a signal through, by default
-    a ReLU. `falls_first` is for functions like GELU, which fall before they rise: where x < 0 their gate counts as
-    closed. Registering holds for all networks that are rewritten afterwards, and for subclasses that keep `forward`.
+    It holds for all networks that are rewritten afterwards, and for subclasses that keep `forward`.
+
+    Args:
+        module: The class. Its `forward` takes one tensor and works element by element; it runs as it is.
+        kind: "rectifier" is always swapped, "smooth" with `activations="all"` only.
+        derivative: `derivative(module, x)` is the gate; without it, autograd finds it.
+        rectifier: `rectifier(module, signal)` is what the deconvnet and guided backprop put a signal through; without
+            it, a ReLU.
+        falls_first: Whether the function falls before it rises, as GELU does: where x < 0 its gate counts as closed.
+
+    Raises:
+        BadType: `module` is not a class of modules.
+        BadValue: `kind` is neither of the two, or another activation has the same name.
     """
     if not (isinstance(module, type) and issubclass(module, nn.Module)):
         raise BadType(f"register_activation takes a class of modules, not {module!r}")
@@ -315,5 +323,7 @@ def _derivative_by_autograd(module: nn.Module, x: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
         y = type(module).forward(module, x)
         if y.shape != x.shape:
-            raise BadValue(f"{type(module).__name__} is no activation: {tuple(x.shape)} becomes {tuple(y.shape)}")
+            raise BadValue(
+                f"{type(module).__name__} is not an activation: it turns {tuple(x.shape)} into {tuple(y.shape)}"
+            )
         return torch.autograd.grad(y.sum(), x)[0]

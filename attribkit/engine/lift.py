@@ -207,7 +207,7 @@ class Lift(TorchFunctionMode):
             if isinstance(tensor, Tensor) and self.shared and eager():
                 path = self.shared.get(storage_of(tensor))
                 if path is not None:
-                    self._fail(CannotRewrite(f"forward writes into the parameter {path}, and would change the model"))
+                    self._fail(CannotRewrite(f"forward writes into the parameter {path}, which would change the model"))
 
     def _compared(self, masks: Any) -> Any:
         """The outcome of a comparison, which may be a rectifier's mask: remembered for the look at the graph."""
@@ -293,7 +293,7 @@ def _caller() -> str:
         if frame.f_code.co_filename.endswith(CHECKPOINT):
             raise CannotRewrite(
                 "gradient checkpointing computes activations again where the rule cannot follow: "
-                "turn it off, for timm by model.set_grad_checkpointing(False)"
+                "turn it off (in timm: model.set_grad_checkpointing(False))"
             )
         if name is None and frame.f_code.co_varnames:
             owner = frame.f_locals.get(frame.f_code.co_varnames[0])

@@ -216,7 +216,7 @@ def from_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     recognised = recognise(*args, **kwargs) if recognise is not None else None
     if recognised is not None and not eager():
         raise NotSupported(
-            f"whether {function.__name__} is a ReLU hangs on its values, which torch.compile and vmap do not show: "
-            "call the net plainly, image by image"
+            f"whether {function.__name__} is a ReLU depends on its values, which torch.compile and vmap hide: "
+            "call the net without them, image by image"
         )
     return recognised

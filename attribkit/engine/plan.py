@@ -30,8 +30,13 @@ class CannotRewrite(BadType):
 class Site:
     """A place where a signal may change on its way down, and what the rule does there.
 
-    `how` is "module", "function", or "graph" for what only the finished graph shows; `calls` counts the last forward
-    pass; `swapped` is False where the site keeps its plain gradient, or where the image does not pass.
+    Attributes:
+        name: The module's path; for a function, the path of the module that calls it, `#` and the function's name.
+        op: What it is: "relu", "gelu", "max_pool2d", ...
+        kind: "rectifier", "smooth", "other", "pool" or "norm".
+        how: "module" or "function"; "graph" for what only the finished graph shows.
+        calls: How often the last forward pass called it.
+        swapped: False where the site keeps its plain gradient, or where the image does not pass.
     """
 
     name: str
@@ -110,7 +115,7 @@ class Passage:
 
     def __init__(self, plan: Plan, site: str | None, pool: str | None = None, run: Run | None = None) -> None:
         if site is None and isinstance(plan.rule, RuleByPart):
-            raise NotSupported("a rule by part goes by names, which functions have not under torch.compile")
+            raise NotSupported("a rule by part needs the names of sites, which functions lack under torch.compile")
         self.plan = plan
         self.site = site
         self.pool = pool

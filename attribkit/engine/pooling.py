@@ -65,7 +65,7 @@ class Pool:
         how, indices = str(plan.switches), None
         if isinstance(plan.switches, Switches):
             if here.pool is None:
-                raise NotSupported("switches are replayed by the order of calls: call the net uncompiled")
+                raise NotSupported("switches are replayed in the order of calls: call the net without torch.compile")
             with torch.no_grad():
                 like = self.forward(x.detach())[0]
             how, indices = "switches", plan.switches.at(here.pool, self, x, like)

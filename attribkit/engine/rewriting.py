@@ -90,7 +90,7 @@ def rewrite_by(model: nn.Module | Callable[..., Any], plan: Plan) -> Rewritten:
 
 
 class Rewritten(nn.Module):
-    """A network under a rule: an ordinary module that stays in eval mode. `sites` says what the rule does where."""
+    """A network under a rule: an ordinary module that stays in eval mode. `rewrite` makes it."""
 
     _attribkit_rewritten = True
 
@@ -133,7 +133,7 @@ class Rewritten(nn.Module):
         if torch.compiler.is_compiling():
             return self._compiled(args, kwargs)
         if is_traced(args):
-            raise NotSupported(f"a trace does not keep the {self.rule.name} rule: rewrite the model that it gives")
+            raise NotSupported(f"a trace does not keep the {self.rule.name} rule: rewrite the traced model instead")
         lift = self._lift(args, kwargs)
         output = self.run(lift, args, kwargs)
         self._look_back(lift, output)
@@ -145,13 +145,19 @@ class Rewritten(nn.Module):
         return output
 
     def forward_to(self, layer: str, *args: Any, call: int = 0, lift: Lift | None = None) -> Any:
-        """The output of the module `layer` at its call of this number; the forward pass stops there.
+        """Run the network as far as a layer.
 
         Args:
             layer: The path of a module.
             *args: What the model is called with.
             call: Which call of the module, the first being 0; -1 is the last.
             lift: The lift under which to run, where it is to be looked at afterwards.
+
+        Returns:
+            The layer's output at that call; the forward pass stops there.
+
+        Raises:
+            BadValue: The model has no such layer, or does not call it so often.
         """
         lift = lift or self._lift(args, {})
         outputs: list[Any] = []
@@ -234,7 +240,7 @@ class Rewritten(nn.Module):
         if not (self.rule.is_gradient or self._has_modules_to_swap or lift.changed):
             raise NothingToRewrite(f"the {self.rule.name} rule finds no rectifier in this model")
         if is_exporting():
-            raise NotSupported(f"an export does not keep the {self.rule.name} rule: rewrite the model that it gives")
+            raise NotSupported(f"an export does not keep the {self.rule.name} rule: rewrite the exported model instead")
         return output
 
     # --------------------------------------------------------------------------------------------- what is refused
@@ -248,7 +254,7 @@ class Rewritten(nn.Module):
         helps = "smooth" not in self.plan.kinds and any(site.kind == "smooth" and site.how != "graph" for site in met)
         raise NothingToRewrite(
             f"the {self.rule.name} rule finds no rectifier in this model"
-            + (f" that the image passes ({', '.join(sorted(aside))} elsewhere)" if aside else "")
+            + (f" that the image passes through ({', '.join(sorted(aside))} elsewhere)" if aside else "")
             + f"; activations seen: {', '.join(sorted(seen)) or 'none'}"
             + ('; activations="all" swaps the smooth ones too' if helps else "")
         )
@@ -294,7 +300,7 @@ class Rewritten(nn.Module):
         for pattern in self._unknown_parts():
             names = [site.name for site in self.sites]
             near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[:3]
-            raise BadValue(f"no site fits the pattern {pattern!r} of the rule; near it: {', '.join(near)}")
+            raise BadValue(f"no site matches the pattern {pattern!r} of the rule; the nearest: {', '.join(near)}")
 
 
 GATES = {"sigmoid", "hardsigmoid", "glu"}  # which weigh channels: no rectifiers, left alone by design
@@ -312,15 +318,18 @@ def _have_gradient(inputs: Collection[Any]) -> bool:
 
 
 def record_switches(model: nn.Module | Callable[..., Any], images: Tensor, sites: list[str] | None = None) -> Switches:
-    """The switches of every max-pool of a model on these images.
+    """Record the switches of a model's max-pools on some images.
 
     Args:
         model: The network. It is not changed.
-        images: N x C x H x W. They are not changed, either.
-        sites: Record these pools only; the forward pass stops after the last of them.
+        images: N x C x H x W. They are not changed either.
+        sites: Record only these pools; the forward pass stops after the last of them.
+
+    Returns:
+        The switches of each pool by the name of its site.
 
     Raises:
-        BadValue: There is no max-pool, or none of a name in `sites`.
+        BadValue: There is no max-pool, or none with a name in `sites`.
     """
     net = rewrite_by(model, plan_of(rules.BACKPROP))
     wanted = None if sites is None else set(sites)
@@ -337,6 +346,8 @@ def record_switches(model: nn.Module | Callable[..., Any], images: Tensor, sites
         net.run(Lift(net.plan, record), (images.clone(),), {})
     missing = [site for site in sites or () if site not in indices]
     if missing or not indices:
-        raise BadValue(f"no max-pool {missing[0]!r} was called" if missing else "this model has no max-pool to record")
+        raise BadValue(
+            f"no max-pool named {missing[0]!r} was called" if missing else "this model has no max-pool to record"
+        )
     network = network_of(net.model) if isinstance(net.model, nn.Module) else ""
     return Switches(indices, planes, network)

@@ -29,7 +29,16 @@ RuleFunction = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Rule:
-    """Two booleans, or a function of `(signal, gate)` that replaces them."""
+    """What an activation does with a signal: two booleans, or a function that replaces them.
+
+        attribkit.Rule("mine", function=lambda signal, gate: signal.abs() * gate)
+
+    Args:
+        name: What results and errors call it.
+        gate: Whether the signal is multiplied by the activation's derivative.
+        rectify: Whether the signal passes through the activation's own rectifier.
+        function: From the signal above an activation and its gate to the signal below. It replaces both booleans.
+    """
 
     name: str
     gate: bool = True
@@ -61,7 +70,16 @@ class Rule:
         return self.function is None and self.gate and not self.rectify
 
     def down(self, signal: Tensor, gate: Tensor | None, rectifier: Callable[[Tensor], Tensor]) -> Tensor:
-        """The signal below an activation, from the signal above it."""
+        """Pass a signal down through one activation.
+
+        Args:
+            signal: The signal above the activation.
+            gate: The activation's derivative at its input; None where the rule keeps none.
+            rectifier: The activation's own rectifier.
+
+        Returns:
+            The signal below the activation.
+        """
         if self.function is not None:
             assert gate is not None, "a rule with a function keeps its gates"
             below = self.function(signal, gate.to(signal.dtype))

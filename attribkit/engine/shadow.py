@@ -318,5 +318,5 @@ def _reason_against(module: nn.Module) -> str | None:
     if is_kind or any(t.is_quantized for t in module.buffers(recurse=False)):
         return "is quantized and has no gradient: pass the float model"
     if any(nn.parameter.is_lazy(t) for t in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
-        return "is still lazy: call the model once, so that its parameters have shapes"
+        return "is still lazy: call the model once to give its parameters shapes"
     return None

@@ -32,11 +32,11 @@ class SwitchMismatch(BadValue):
 
 @dataclass(frozen=True, eq=False)
 class Switches:
-    """For each pool site the flat indices into its unpadded input plane, and that plane's size.
+    """Which cell each max-pool took its value from; `record_switches` makes them.
 
     Attributes:
-        indices: By the names of sites.
-        planes: By the names of sites.
+        indices: For each pool site, flat positions in its unpadded input plane.
+        planes: For each pool site, the size of that plane.
         network: The one that they were recorded on; where it is not known, any network may replay them.
     """
 
@@ -54,7 +54,7 @@ class Switches:
             if indices.dtype not in (torch.int64, torch.int32):
                 kind = str(indices.dtype).removeprefix("torch.")
                 raise SwitchMismatch(
-                    f"the switches of {site!r} are {kind}: indices are int64, as torch's pools give them"
+                    f"the switches of {site!r} are {kind}: indices are int64, as torch's pools return them"
                 )
             if site in self.planes and not all(size > 0 for size in self.planes[site]):
                 raise SwitchMismatch(f"the switches of {site!r} point into a plane of {_by(self.planes[site])}")
@@ -85,7 +85,7 @@ class Switches:
         """Raise unless every index lies in the window that it was chosen from."""
         indices = self.indices[site]
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < math.prod(plane):
-            raise SwitchMismatch(f"the switches of {site!r} point outside of its plane of {_by(plane)}")
+            raise SwitchMismatch(f"the switches of {site!r} point outside its plane of {_by(plane)}")
         for d, size in enumerate(plane):
             outputs = indices.shape[d - pool.rank]
             cells = pool.cells(d, size, outputs, indices.device)
@@ -96,7 +96,7 @@ class Switches:
             place = (indices // math.prod(plane[d + 1 :])) % size
             if not (place.movedim(d - pool.rank, -1)[..., None] == cells).any(-1).all():
                 raise SwitchMismatch(
-                    f"the switches of {site!r} point outside of their own windows: they are of another pool, or damaged"
+                    f"the switches of {site!r} point outside their windows: they belong to another pool, or are damaged"
                 )
 
     def check_network(self, model: object) -> None:
@@ -104,22 +104,36 @@ class Switches:
         other = network_of(model) if self.network and isinstance(model, nn.Module) else self.network
         if other.split()[-1:] != self.network.split()[-1:]:
             raise SwitchMismatch(
-                f"the switches were recorded on {self.network}, and this network is {other}; to replay them all the "
-                "same, take Switches(switches.indices, switches.planes)"
+                f"the switches were recorded on {self.network}, and this network is {other}; to replay them "
+                "anyway, pass Switches(switches.indices, switches.planes)"
             )
 
     def check_all_used(self, used: set[str]) -> None:
         """Raise unless every site was met in a whole forward pass."""
         unused = [name for name in self.indices if name not in used]
         if unused:
-            raise SwitchMismatch(f"the network has no pool {unused[0]!r}, for which there are switches")
+            raise SwitchMismatch(f"there are switches for the pool {unused[0]!r}, which the network does not have")
 
     def to(self, device: torch.device | str) -> Switches:
-        """The same switches on another device."""
+        """Move the switches to another device.
+
+        Args:
+            device: Where the indices are to be.
+
+        Returns:
+            The same switches, on that device.
+        """
         return Switches({name: index.to(device) for name, index in self.indices.items()}, self.planes, self.network)
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file, whole or not at all."""
+        """Write a safetensors file, whole or not at all.
+
+        Args:
+            path: The file.
+
+        Raises:
+            FileError: It cannot be written.
+        """
         import safetensors.torch
 
         tensors = {name: index.cpu().contiguous() for name, index in self.indices.items()}
@@ -129,7 +143,18 @@ class Switches:
 
     @classmethod
     def load(cls, path: str | Path) -> Switches:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The switches.
+
+        Raises:
+            FileError: There is no such file.
+            SwitchMismatch: It is not a file of switches, or is damaged.
+        """
         from safetensors import SafetensorError, safe_open
 
         if not Path(path).is_file():
@@ -166,7 +191,7 @@ def network_of(model: nn.Module) -> str:
 def _plane(site: str, sizes: object) -> tuple[int, ...]:
     """The sizes of a plane, as a file has them."""
     if not isinstance(sizes, list) or not all(type(size) is int and size > 0 for size in sizes):
-        raise SwitchMismatch(f"the switches of {site!r} point into a plane of {str(sizes)[:60]}, which is none")
+        raise SwitchMismatch(f"the switches of {site!r} point into a plane of {str(sizes)[:60]}, which is not a size")
     return tuple(sizes)
 
 

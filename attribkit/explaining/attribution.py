@@ -40,8 +40,16 @@ class Attribution:
         a.units[0]          # what it explains
         a.save("cat.png")   # or .npz, .safetensors, .json
 
-    Printing it tells the method, the units, and how many of the model's sites the rule was put into: a site
-    that was left alone is never passed over.
+    Printing it says which method, which units, and at how many of the model's sites the rule acts: a site
+    that was left alone is always named.
+
+    Attributes:
+        values: The maps, units x C x H x W.
+        units: What each map explains, in the same order.
+        method: The name of the rule.
+        model: The model's name, or that of its class.
+        sites: Every activation, max-pool and norm, and what the rule did there.
+        settings: The other options of the explanation.
     """
 
     values: Tensor
@@ -54,70 +62,85 @@ class Attribution:
     def __post_init__(self) -> None:
         if self.values.ndim == 0 or len(self.values) != len(self.units):
             shape = tuple(self.values.shape)
-            raise BadValue(f"{len(self.units)} units need one map each, the values have the shape {shape}")
+            raise BadValue(f"{len(self.units)} units need one map each, but the values have the shape {shape}")
 
     def __repr__(self) -> str:
         maps = f"{len(self.values)} map{'s' * (len(self.values) != 1)} of "
         maps += "x".join(map(str, self.values.shape[1:]))
         if self.values.device.type != "cpu":
             maps += f" on {self.values.device}"
-        parts = [maps, *filter(None, [self._units_told()]), self.sites_told]
+        parts = [maps, *filter(None, [self._units_in_words()]), self.sites_in_words]
         return f"Attribution({self.method}, {self.model}: {'; '.join(parts)})"
 
-    def _units_told(self) -> str:
+    def _units_in_words(self) -> str:
         several = len({unit.image for unit in self.units}) > 1
-        told = [_unit_told(unit, several) for unit in self.units[:_UNITS_SHOWN]]
-        rest = len(self.units) - len(told)
-        return ", ".join(told) + (f" and {rest} more" if rest else "")
+        shown = [_unit_in_words(unit, several) for unit in self.units[:_UNITS_SHOWN]]
+        rest = len(self.units) - len(shown)
+        return ", ".join(shown) + (f" and {rest} more" if rest else "")
 
     @property
-    def sites_told(self) -> str:
-        """What the rule was put into, and what it was not, in words."""
+    def sites_in_words(self) -> str:
+        """At how many sites the rule acts and which were left alone, as one line."""
         met = [site for site in self.sites if site.calls]
         left = Counter(site.op for site in met if not site.swapped)
-        told = f"{len(met) - left.total()} of {len(met)} sites swapped"
+        words = f"{len(met) - left.total()} of {len(met)} sites swapped"
         if left:
             kinds = ", ".join(f"{count} {op}" for op, count in left.most_common())
-            told += f", left alone: {kinds}"
+            words += f", left alone: {kinds}"
         if len(met) < len(self.sites):
-            told += f", not reached: {len(self.sites) - len(met)}"
-        return "; ".join(filter(None, [told, self.note]))
+            words += f", not reached: {len(self.sites) - len(met)}"
+        return "; ".join(filter(None, [words, self.note]))
 
     @property
     def note(self) -> str | None:
-        """What a reader has to know: that the rule met nothing to act on, below the layer that was explained."""
+        """A warning for the reader: below the layer that was explained, the rule met nothing to act on."""
         met = [site for site in self.sites if site.calls]
         if self.method == "backprop" or any(site.follows for site in met):
             return None
         # The deconvnet passes by norms, and so is no plain gradient even then.
-        same = "" if any(site.kind == "norm" for site in met) else ": the same as backprop"
-        return f"no rectifier that the rule follows lies below{same}"
+        same = "" if any(site.kind == "norm" for site in met) else ": the map is the same as backprop's"
+        return f"no rectifier lies below for the rule to act on{same}"
 
     def of_image(self, number: int) -> Attribution:
-        """The maps of one image of the batch, as if it had been alone."""
+        """The maps of one image of the batch, as if it had been alone.
+
+        Args:
+            number: The image's number in the batch, from 0.
+
+        Returns:
+            A result with the units of this image only.
+        """
         rows = [row for row, unit in enumerate(self.units) if unit.image == number]
         units = tuple(replace(self.units[row], image=0) for row in rows)
         return replace(self, values=self.values[rows], units=units)
 
     def save(self, path: str | os.PathLike[str], *, view: str = "signed") -> None:
-        """Write the file at `path`, whole or not at all, in the format that its ending names.
+        """Write a file, whole or not at all, in the format that its ending names.
 
-        - `.png`: the map as a picture, or a grid of all of them; `view` is `"signed"`, `"absolute"`,
-          `"positive"` or `"classic"` (see `attribkit.pictures.picture`) and means nothing to the other formats.
+        - `.png`: the map as a picture, or a grid of all of them.
         - `.npz`, `.safetensors`: the values with the manifest, to be loaded again.
         - `.json`: the manifest (method, model, units, sites, note, settings, versions) and the smallest, largest
           and mean value of each map.
 
-        The folder is made if it is missing. The same content gives the same bytes.
+        The same content gives the same bytes.
+
+        Args:
+            path: The file; its folder is made if it is missing.
+            view: How a `.png` shows maps: "signed", "absolute", "positive" or "classic" (see
+                `attribkit.report.pictures.picture`). The other formats ignore it.
+
+        Raises:
+            BadValue: The ending is none of these, or a map cannot be drawn.
+            FileError: The file cannot be written.
         """
         ending = Path(path).suffix.lower()
         if ending == ".html":
             raise BadValue(
-                f"{path}: pages come with the command line (attribkit explain --format html); "
-                f"a result by itself is written as {_WRITTEN}"
+                f"{path}: pages are made by the command line (attribkit explain --format html); "
+                f"a result alone is saved as {_WRITTEN}"
             )
         if ending not in (".png", ".npz", ".safetensors", ".json"):
-            raise BadValue(f"{path}: the name of a result ends in {_WRITTEN}")
+            raise BadValue(f"{path}: a result is saved as {_WRITTEN}: give the file one of these endings")
         if ending == ".png":
             data = self._png(view)
         elif ending == ".npz":
@@ -129,7 +152,11 @@ class Attribution:
         write_whole(path, data)
 
     def manifest(self) -> dict[str, Any]:
-        """Everything but the pixels, of plain types: what `.json` holds and the other formats carry along."""
+        """Everything but the pixels, in plain types.
+
+        Returns:
+            What `.json` holds and the other formats carry along.
+        """
         return {
             "format": _FORMAT,
             "method": self.method,
@@ -153,12 +180,10 @@ class Attribution:
 
         if self.values.ndim != 4 or not len(self.values):
             shape = tuple(self.values.shape)
-            raise BadValue(f"a picture needs maps of C x H x W, these values have the shape {shape}")
+            raise BadValue(f"a picture needs maps of C x H x W, but these values have the shape {shape}")
         for index, values in enumerate(self.values):
             if not values.isfinite().all():
-                raise BadValue(
-                    f"map {index} holds NaN or infinite values and cannot be made a picture; .npz keeps them"
-                )
+                raise BadValue(f"map {index} holds NaN or infinite values and cannot be drawn; save it as .npz")
         drawn = [pictures.picture(values, view) for values in _array(self.values)]
         return pictures.encode_png(drawn[0] if len(drawn) == 1 else pictures.grid(drawn))
 
@@ -171,7 +196,18 @@ class Attribution:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Attribution:
-        """Read what `save` wrote as `.npz` or `.safetensors`; the values come to the CPU."""
+        """Read what `save` wrote as `.npz` or `.safetensors`.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The result; its values are on the CPU.
+
+        Raises:
+            BadValue: The file was not written by `save`, or has another format.
+            OSError: The file cannot be read.
+        """
         from attribkit.engine.plan import Site
         from attribkit.units import Unit
 
@@ -188,7 +224,7 @@ class Attribution:
         )
 
 
-def _unit_told(unit: Unit, several_images: bool) -> str:
+def _unit_in_words(unit: Unit, several_images: bool) -> str:
     position = "@" + ",".join(map(str, unit.position)) if unit.position is not None else ""
     image = f"image {unit.image}: " if several_images else ""
     return f"{image}{unit.layer or 'output'}[{unit.channel}]{position}={unit.activation:.3g}"

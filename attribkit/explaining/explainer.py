@@ -188,11 +188,14 @@ class Explainer(Generic[Result]):
         return self.results(self.explained(images, asked))
 
     def maps(self, images: Tensor, units: Sequence[Unit]) -> dict[str, Tensor]:
-        """The maps of known units, by the methods' names.
+        """The maps of known units.
 
         Args:
             images: N x C x H x W, floats.
             units: One per image; their channels and positions count.
+
+        Returns:
+            For each method, by its name, one map per image.
         """
         self._check(images)
         explained = self.explained(images, Given(units))
@@ -241,13 +244,13 @@ class Explainer(Generic[Result]):
     def _check(self, images: Tensor) -> None:
         if not isinstance(images, Tensor) or not images.is_floating_point():
             kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise BadType(f"images are a float tensor of N x C x H x W, not {kind}; preprocess them first")
+            raise BadType(f"images must be a float tensor of N x C x H x W, not {kind}; preprocess them first")
         if images.dim() == 3 and isinstance(self.model, nn.Module) and _looks_at_planes(self.model):
             raise BadValue("images have no batch dimension; write images[None] for one image")
         if images.numel() == 0:
             raise BadValue(f"there is nothing to explain in images of shape {tuple(images.shape)}")
         if self.precision is not None and images.dtype not in (torch.float32, torch.bfloat16):
-            raise BadType(f"precision='bfloat16' is for images of float32, not of {images.dtype}")
+            raise BadType(f"precision='bfloat16' needs images of float32, not of {images.dtype}")
 
 
 def _unloaded(model: Model) -> tuple[Any, Pick | None, Sequence[str]]:
@@ -277,7 +280,7 @@ def _check_names(names: Sequence[str]) -> None:
         raise BadValue("method is an empty list; give at least one")
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        remedy = "each needs its own, as in attribkit.Rule('mine', function=lambda signal, gate: ...)"
+        remedy = "give each a name of its own, as in attribkit.Rule('mine', function=lambda signal, gate: ...)"
         raise BadValue(f"{names.count(twice[0])} methods are called {twice[0]!r}; {remedy}")
 
 

@@ -23,13 +23,16 @@ from attribkit.explaining.windows import ReceptiveField
 
 
 def receptive_field(model: nn.Module, layer: str | None, images: Tensor) -> ReceptiveField:
-    """Where the units of a layer look.
+    """Find out where the units of a layer look.
 
     Args:
-        model: It is run on noise, as a copy, once for each layer and size of image; then the answer is known, for as
-            long as the model's structure stays as it is.
+        model: A copy of it is run on noise, once for each layer and size of image. The answer is kept for as long as
+            the model's structure stays the same.
         layer: Its path; None is the model's output, which sees everything.
-        images: N x C x H x W, of the size that is asked about; what they show does not matter.
+        images: N x C x H x W, of the size in question; what they show does not matter.
+
+    Returns:
+        The layer's receptive field: `field.box(position)` is what the unit at a position sees.
 
     Raises:
         BadValue: The model has no such layer.

@@ -15,11 +15,14 @@ def class_number(text: str, labels: Sequence[str]) -> int:
     """The number of the class that a text names.
 
     Args:
-        text: A whole label or one of its synonyms, which commas part; or whole words of one label only.
-        labels: Of the classes, in their order.
+        text: A whole label, one of its synonyms (they are separated by commas), or whole words of one label only.
+        labels: The names of the classes, in order.
+
+    Returns:
+        Its number.
 
     Raises:
-        BadValue: No class is meant, or several may be.
+        BadValue: No class fits, or several do.
     """
     wanted = _plain(text)
     names = [[_plain(label), *map(_plain, label.split(","))] for label in labels]
@@ -29,16 +32,20 @@ def class_number(text: str, labels: Sequence[str]) -> int:
     if len(meant) == 1:
         return meant[0]
     if meant:
-        raise BadValue(f"{text!r} names {len(meant)} classes; give the number of one:{_lines(meant, labels)}")
+        raise BadValue(f"{text!r} names {len(meant)} classes; give the number of one of them:{_lines(meant, labels)}")
     near = _near(wanted, names)
-    raise BadValue(f"no class is called {text!r}; {f'near it:{_lines(near, labels)}' if near else 'give its number'}")
+    raise BadValue(
+        f"no class is called {text!r}; {f'the nearest:{_lines(near, labels)}' if near else 'give its number'}"
+    )
 
 
 def numbered(target: object, labels: Sequence[str] | None) -> object:
     """A target, or targets, with a number for every name in it."""
     if isinstance(target, str):
         if not labels:
-            raise BadValue(f"no names of classes are known here: give the number of {target!r}, or what load() gives")
+            raise BadValue(
+                f"the names of the classes are not known: give the number of {target!r}, or pass what load() returns"
+            )
         return class_number(target, labels)
     if isinstance(target, Sequence):
         return [numbered(each, labels) for each in target]

@@ -127,7 +127,7 @@ def as_channels(one: object, several: object, images: int, name: str) -> Tensor 
     """Channels as images x K, from the two ways to name them: `name` for one per image, its plural for several."""
     plural = f"{name}s" if name == "target" else "channels"
     if one is not None and several is not None:
-        raise BadValue(f"{name}= is one per image, {plural}= several of every image: give one of them")
+        raise BadValue(f"{name}= means one per image, {plural}= several for every image: give only one of them")
     if several is not None:
         return _several(_whole_numbers(several, plural), images, name, plural)
     return None if one is None else _one(_whole_numbers(one, name), images, name, plural)
@@ -139,14 +139,16 @@ def _one(channels: Tensor, images: int, name: str, plural: str) -> Tensor:
     if channels.shape != (images,):
         raise BadValue(
             f"{name}={channels.tolist()} does not fit {images} images: give a number, or a list of one per image; "
-            f"{plural}= takes several of every image"
+            f"{plural}= takes several for every image"
         )
     return channels[:, None]
 
 
 def _several(channels: Tensor, images: int, name: str, plural: str) -> Tensor:
     if channels.dim() == 0:
-        raise BadValue(f"{plural} is a list, such as {plural}=[{channels}]; one is {name}={channels}")
+        raise BadValue(
+            f"{plural}= takes a list, such as {plural}=[{channels}]; for a single one write {name}={channels}"
+        )
     if channels.dim() == 1:
         channels = channels[None]
     if len(channels) not in (1, images) or channels.numel() == 0:
@@ -158,9 +160,9 @@ def _whole_numbers(value: object, name: str) -> Tensor:
     try:
         numbers = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise BadType(f"{name} is of whole numbers, not {value!r}") from error
+        raise BadType(f"{name}= takes whole numbers, not {value!r}") from error
     if numbers.numel() and (numbers.dtype not in INTEGERS or numbers.dim() > 2):
-        raise BadType(f"{name} is of whole numbers, not {value!r}")
+        raise BadType(f"{name}= takes whole numbers, not {value!r}")
     return numbers.long()
 
 
@@ -200,4 +202,4 @@ def check_layer(model: nn.Module, layer: str) -> None:
     names = [name for name, _ in model.named_modules() if name]
     if layer not in names:
         near = difflib.get_close_matches(layer, names, n=3, cutoff=0.4) or names[-3:]
-        raise BadValue(f"no layer {layer!r} in {type(model).__name__}; near it: {', '.join(near)}")
+        raise BadValue(f"no layer {layer!r} in {type(model).__name__}; the nearest: {', '.join(near)}")

@@ -73,7 +73,9 @@ class Task:
             kind = type(output).__name__
             raise BadType(f"the output is a {kind}; pass output=, a function that picks a tensor from it")
         if output.dim() and len(output) != len(x):
-            raise BadValue(f"the output is of shape {tuple(output.shape)}, not of {len(x)} images like the input")
+            raise BadValue(
+                f"the output has the shape {tuple(output.shape)}: its first dimension must be the {len(x)} images"
+            )
         return output
 
     def computing(self, x: Tensor) -> AbstractContextManager[Any]:

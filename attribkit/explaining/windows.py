@@ -55,7 +55,14 @@ class ReceptiveField:
         return cls(tuple(Window(size) for size in plane), exact_on_crops=False)
 
     def box(self, position: Sequence[int] | None) -> tuple[int, ...]:
-        """What the unit at a position sees: starts, then ends. Without a position the whole image."""
+        """What the unit at a position sees.
+
+        Args:
+            position: Where the unit is in the layer's map; None stands for the whole map.
+
+        Returns:
+            First the starts, then the ends: top, left, bottom, right.
+        """
         if not position:
             return (*(0 for _ in self.windows), *(w.size for w in self.windows))
         spans = [w.box(i) for w, i in zip(self.windows, position, strict=True)]

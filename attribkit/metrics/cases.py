@@ -40,7 +40,9 @@ class Cases:
         if self.targets is None:
             return self.scores.argmax(1)
         if self.targets.shape != (len(self.images),):
-            raise BadValue(f"{tuple(self.targets.shape)} targets do not fit {len(self.images)} images: give one each")
+            raise BadValue(
+                f"{tuple(self.targets.shape)} targets do not fit {len(self.images)} images: give one per image"
+            )
         return self.targets.to(self.images.device)
 
     @cached_property
@@ -49,7 +51,7 @@ class Cases:
         with torch.no_grad():
             scores = torch.cat([self.model(self.images[part]) for part in batches(self.images)])
         if scores.dim() != 2:
-            raise BadValue(f"the model gives {tuple(scores.shape)}, not a score for each class: name a classifier")
+            raise BadValue(f"the model returns {tuple(scores.shape)}, not one score per class: use a classifier")
         return scores
 
     @cached_property

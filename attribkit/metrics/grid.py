@@ -45,7 +45,7 @@ def grid_scores(maps: Tensor, cells: int | Sequence[int] | Tensor, side: int = 3
         raise BadValue(f"maps of {size_of(maps)} cannot be cut into {side} x {side} equal cells")
     wanted = torch.as_tensor(cells, device=maps.device)
     if wanted.dtype not in (torch.int32, torch.int64) or wanted.shape not in ((), (len(maps),)):
-        raise BadValue(f"cells are whole numbers, one for all or one for each of {len(maps)} maps")
+        raise BadValue(f"cells are whole numbers, one for all maps or one for each of {len(maps)}")
     if bool(((wanted < 0) | (wanted >= side * side)).any()):
         raise BadValue(f"the cells of {side} x {side} are 0 to {side * side - 1}")
     in_cells = positive.unflatten(1, (side, -1)).unflatten(3, (side, -1)).sum((2, 4)).flatten(1)

@@ -25,7 +25,7 @@ def checked(maps: Tensor, name: str = "maps") -> Tensor:
     """In float64, since 1 minus a cosine and ties depend on the last digits; refused unless it makes sense."""
     if not isinstance(maps, Tensor) or not maps.is_floating_point():
         kind = maps.dtype if isinstance(maps, Tensor) else type(maps).__name__
-        raise BadType(f"{name} are a float tensor of N x C x H x W, not {kind}")
+        raise BadType(f"{name} must be a float tensor of N x C x H x W, not {kind}")
     if maps.dim() != 4 or maps.numel() == 0:
         hint = f"; write {name}[:, None] for one colour" if maps.dim() == 3 else ""
         raise BadValue(f"{name} are N x C x H x W, not of shape {tuple(maps.shape)}{hint}")

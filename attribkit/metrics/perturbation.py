@@ -160,7 +160,7 @@ def occlusion_drops(
     """
     sides, step = checked(images, "images").shape[2:], max(1, size // 2) if stride is None else stride
     if size < 1 or step < 1 or any(side < size or (side - size) % step for side in sides):
-        raise BadValue(f"a square of {size} that moves by {step} does not end at the edges of {size_of(images)}")
+        raise BadValue(f"a square of {size} that moves by {step} does not reach the edges of {size_of(images)}")
     down, across = (_windows(side, size, step).to(images.device) for side in sides)
     places = torch.cartesian_prod(torch.arange(len(down)), torch.arange(len(across))).split(batch_size)
     drops = []
@@ -266,7 +266,9 @@ def _asked(respond: Respond, pictures: Tensor) -> Tensor:
     with torch.no_grad():
         values = respond(pictures)
     if values.shape != (len(pictures),):
-        raise BadValue(f"respond gave shape {tuple(values.shape)} for {len(pictures)} images, not a number per image")
+        raise BadValue(
+            f"respond returned shape {tuple(values.shape)} for {len(pictures)} images, not one number per image"
+        )
     if not bool(values.isfinite().all()):
-        raise BadValue("respond gave NaN or infinity")
+        raise BadValue("respond returned NaN or infinity")
     return values.double()

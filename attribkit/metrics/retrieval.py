@@ -27,12 +27,12 @@ def found_sources(maps: Tensor, images: Tensor, sources: Tensor | None = None) -
     """
     fits = source_correlations(maps, images).nan_to_num(-1)
     if sources is None and len(maps) != len(images):
-        raise BadValue(f"{len(maps)} maps and {len(images)} images: say in sources= which image each comes from")
+        raise BadValue(f"{len(maps)} maps and {len(images)} images: say in sources= which image each map comes from")
     own = torch.arange(len(maps)) if sources is None else torch.as_tensor(sources)
     if own.shape != (len(maps),) or own.dtype not in (torch.int32, torch.int64):
-        raise BadValue(f"sources are {len(maps)} numbers of images, one per map, not {own.dtype} of {tuple(own.shape)}")
+        raise BadValue(f"sources must be {len(maps)} image numbers, one per map, not {own.dtype} of {tuple(own.shape)}")
     if bool(((own < 0) | (own >= len(images))).any()):
-        raise BadValue(f"sources are numbers of images, 0 to {len(images) - 1}")
+        raise BadValue(f"sources must be image numbers from 0 to {len(images) - 1}")
     own = own.to(fits.device).long()[:, None]
     rival = fits.scatter(1, own, -1).amax(1)
     # A tie may be off by the rounding of a sum over all pixels.

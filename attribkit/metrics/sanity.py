@@ -47,7 +47,7 @@ def with_upper_layers_random(model: nn.Module, share: float = 1 / 3, seed: int =
         The copy.
     """
     if not 0 < share <= 1:
-        raise BadValue(f"share is above 0 and at most 1, not {share}")
+        raise BadValue(f"share must be above 0 and at most 1, not {share}")
     work = copy.deepcopy(model)
     count = max(1, round(share * len(_layers(work))))
     for _ in zip(range(count), _randomise(work, seed)):  # noqa: B905  # it stops at the count
@@ -108,7 +108,7 @@ def maps_of_random_signals(
         N x count x C x H x W.
     """
     if count < 1:
-        raise BadValue(f"there are no maps of {count} signals")
+        raise BadValue(f"count must be at least 1, not {count}")
     generator = torch.Generator().manual_seed(seed)
     up = Pass(forward, images)
     maps = []
@@ -130,6 +130,8 @@ def signal_convergence(maps: Tensor) -> Tensor:
         One value per image; NaN where fewer than two maps are left.
     """
     if maps.dim() != 5 or maps.shape[1] < 2:
-        raise BadValue(f"maps are N x signals x C x H x W, of at least two signals, not of shape {tuple(maps.shape)}")
+        raise BadValue(
+            f"maps must be N x signals x C x H x W, of at least two signals, not of shape {tuple(maps.shape)}"
+        )
     rows = checked(maps.flatten(0, 1)).flatten(1).unflatten(0, maps.shape[:2])
     return mean_cosine_with_others(rows).nanmean(-1)

@@ -40,7 +40,7 @@ def evaluate(method: nn.Module | MapMaker, metric: str | Callable[[MapMaker, Cas
         BadValue: There is no metric of that name, or the cases do not fit it.
     """
     if isinstance(metric, str) and metric not in METRICS:
-        raise BadValue(f"metric={metric!r} is none of {', '.join(METRICS)}")
+        raise BadValue(f"there is no metric {metric!r}; choose one of {', '.join(METRICS)}")
     score = METRICS[metric] if isinstance(metric, str) else metric
     return score(_gradient(method) if isinstance(method, nn.Module) else method, cases)
 

@@ -54,7 +54,7 @@ def structural_similarity(maps: Tensor, others: Tensor) -> Tensor:
     """
     x, y = (magnitude(each) for each in checked_pair(maps, others))
     if min(x.shape[2:]) < 11:
-        raise BadValue(f"SSIM looks through windows of 11 x 11, which maps of {size_of(x)} are too small for")
+        raise BadValue(f"SSIM uses windows of 11 x 11 pixels; maps of {size_of(x)} are too small for it")
     x, y = x / x.amax((2, 3), keepdim=True), y / y.amax((2, 3), keepdim=True)
     mean_x, mean_y, xx, yy, xy = (blurred(each, 1.5, 5)[..., 5:-5, 5:-5] for each in (x, y, x * x, y * y, x * y))
     light = (2 * mean_x * mean_y + 1e-4) / (mean_x**2 + mean_y**2 + 1e-4)
@@ -76,7 +76,7 @@ def image_dependence(maps: Tensor) -> Tensor:
     """
     maps = checked(maps)
     if len(maps) < 2:
-        raise BadValue("image dependence compares the maps of several images; there is one")
+        raise BadValue("image dependence compares the maps of several images; there is only one")
     return 1 - mean_cosine_with_others(maps.flatten(1))
 
 

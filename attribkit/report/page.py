@@ -33,9 +33,17 @@ class Entry:
 
 
 def page(shown: Sequence[Shown], facts: Mapping[str, str]) -> bytes:
-    """The page as the bytes of an HTML file; the same results give the same bytes.
+    """A page that shows results: one HTML file that needs no network.
 
-    `facts` come at the foot in their order: the command, the model, versions.
+    Args:
+        shown: What to show, in order.
+        facts: How the page was made, for its foot: the command, the model, versions.
+
+    Returns:
+        The bytes of the file; the same results give the same bytes.
+
+    Raises:
+        BadValue: There is nothing to show.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -25,8 +25,16 @@ COLOURS = {
 def panel(shown: Shown, view: str = "signed", strengths: Mapping[str, float] | None = None) -> Picture:
     """The picture with the unit's box, then the map of each method, each under its name and its full strength.
 
-    Where the unit sees only a part of the picture, a second row has that part of each, enlarged by whole pixels.
-    Each map has its own scale unless `strengths` has one per method: `common_strengths` of all that is shown together.
+    Where the unit sees only part of the picture, a second row shows that part of each, enlarged by whole pixels.
+
+    Args:
+        shown: The unit and its maps.
+        view: How to draw maps, as for `attribkit.report.pictures.picture`.
+        strengths: The full strength of each method, such as `common_strengths` of all that is shown together. Without
+            it each map has its own scale.
+
+    Returns:
+        H x W x 3 bytes.
     """
     strengths = strengths or common_strengths([shown], view)
     maps = [pictures.picture(values, view, strengths[method]) for method, values in shown.maps.items()]
@@ -42,7 +50,15 @@ def panel(shown: Shown, view: str = "signed", strengths: Mapping[str, float] | N
 
 
 def common_strengths(shown: Iterable[Shown], view: str = "signed") -> dict[str, float]:
-    """For each method the largest full strength among its maps, so that all of them can be drawn on one scale."""
+    """Strengths that put the maps of each method on one scale.
+
+    Args:
+        shown: All that is shown together.
+        view: How the maps will be drawn.
+
+    Returns:
+        For each method the largest full strength among its maps.
+    """
     strengths: dict[str, float] = {}
     for each in shown:
         for method, values in each.maps.items():

@@ -90,10 +90,10 @@ def _checked(values: npt.NDArray[Any], view: str) -> npt.NDArray[np.float64]:
         raise BadValue(f"view={view!r} is not one of {', '.join(map(repr, VIEWS))}")
     values = np.asarray(values)
     if values.ndim != 3 or 0 in values.shape:
-        raise BadValue(f"a picture needs a map of C x H x W, this one has the shape {values.shape}")
+        raise BadValue(f"a picture needs a map of C x H x W, but this one has the shape {values.shape}")
     values = values.astype(np.float64)
     if not np.isfinite(values).all():
-        raise BadValue("a map with NaN or infinite values cannot be made a picture")
+        raise BadValue("a map with NaN or infinite values cannot be drawn")
     return values
 
 
@@ -146,7 +146,7 @@ def panel(images: list[Picture], titles: list[str]) -> Picture:
     """
     _check_pictures(images)
     if len(images) != len(titles):
-        raise BadValue(f"{len(images)} images need as many titles, there are {len(titles)}")
+        raise BadValue(f"{len(images)} images need as many titles, not {len(titles)}")
     largest = max(_COLUMN, *(max(image.shape[:2]) for image in images))
     shown = [framed(enlarged(image, largest // max(image.shape[:2]))) for image in images]
     widths = [max(image.shape[1], _COLUMN) for image in shown]
@@ -199,7 +199,15 @@ def _check_pictures(images: list[Picture]) -> None:
 
 
 def enlarged(image: Picture, factor: int) -> Picture:
-    """Each pixel as a square of `factor` x `factor`: nothing is smoothed, nothing stretched."""
+    """Each pixel as a square: nothing is smoothed, nothing stretched.
+
+    Args:
+        image: H x W x 3 bytes.
+        factor: The side of the square.
+
+    Returns:
+        The enlarged picture.
+    """
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
@@ -252,7 +260,14 @@ def _drawable(text: str) -> str:
 
 
 def encode_png(rgb: Picture) -> bytes:
-    """A picture as the bytes of a PNG file, without loss; the same picture gives the same bytes."""
+    """A picture as the bytes of a PNG file, without loss; the same picture gives the same bytes.
+
+    Args:
+        rgb: H x W x 3 bytes.
+
+    Returns:
+        The bytes of the file.
+    """
     import cv2
 
     _check_pictures([rgb])

@@ -19,8 +19,13 @@ Box = tuple[int, int, int, int]
 class Shown:
     """One unit of one image, explained by one or several methods.
 
-    `picture` is H x W x 3 bytes, as the network saw it; each map is C x H x W of the same H and W. `label` says what
-    the network takes the image for, or what the unit is ("tiger cat, 38%"); `sites` has a sentence for each method.
+    Args:
+        name: The image's name.
+        picture: What the network saw, H x W x 3 bytes.
+        maps: For each method a map, C x H x W with the height and width of the picture.
+        unit: What the maps explain.
+        label: What the network takes the image for, or what the unit is: "tiger cat, 38%".
+        sites: For each method a sentence about its sites.
     """
 
     name: str

@@ -29,7 +29,13 @@ Run = tuple[Tensor, Tensor]  # the output, and the gradient of its largest value
 
 @dataclass(frozen=True)
 class Finding:
-    """One promise, whether it holds (None: that was not judged), and in words what was seen."""
+    """One promise, held against a model.
+
+    Attributes:
+        promise: What was promised.
+        holds: Whether it holds; None where that was not judged.
+        seen: What was seen, in words.
+    """
 
     promise: str
     holds: bool | None
@@ -38,7 +44,12 @@ class Finding:
 
 @dataclass(frozen=True)
 class Checked:
-    """All findings, and the activations and pools that were met."""
+    """What `check` found.
+
+    Attributes:
+        findings: One for each promise.
+        sites: The activations and pools of the model.
+    """
 
     findings: tuple[Finding, ...]
     sites: tuple[Site, ...]
@@ -49,11 +60,11 @@ class Checked:
         return self.outcome == "right"
 
     @property
-    def outcome(self) -> Literal["right", "wrong", "cannot be told"]:
+    def outcome(self) -> Literal["right", "wrong", "cannot be judged"]:
         """What all findings come to."""
         if any(finding.holds is False for finding in self.findings):
             return "wrong"
-        return "cannot be told" if any(site.kind == HIDDEN for site in self.sites) else "right"
+        return "cannot be judged" if any(site.kind == HIDDEN for site in self.sites) else "right"
 
 
 def check(
@@ -89,7 +100,7 @@ def check(
     expected = _run(plain_copy(unwrapped(model)), images, pick)
     findings = [
         *(_same_output(method, run, expected) for method, run in runs.items()),
-        _same_gradient("backprop is torch's own gradient", runs["backprop"], expected),
+        _same_gradient("backprop equals torch's own gradient", runs["backprop"], expected),
         *_as_the_referee_has_it(model, images, pick, nets["guided"].sites, runs),
         *_own_switches(model, images, pick, expected),
         _within_reach(nets["guided"].sites),
@@ -100,7 +111,7 @@ def check(
 
 def _the_tensor(output: Any) -> Tensor:
     if not isinstance(output, Tensor):
-        raise BadType(f"the model gives a {type(output).__name__}: pass output=, a function that picks a tensor")
+        raise BadType(f"the model returns {type(output).__name__}: pass output=, a function that picks a tensor")
     return output
 
 
@@ -122,7 +133,7 @@ def _as_the_referee_has_it(
 ) -> Iterator[Finding]:
     """Guided and deconvnet maps beside the referee's, from autograd's own graph."""
     for method in _METHODS[:2]:
-        promise = f"{method} is what its rule makes of torch's own graph"
+        promise = f"{method} equals its rule applied to torch's own graph"
         plain = {"pool"} if RULES[method].bypasses_norms else {"pool", "norm"}
         odd = [site.op for site in sites if site.swapped and site.kind not in plain and site.op not in RECTIFIERS]
         if odd:
@@ -137,7 +148,7 @@ def _as_the_referee_has_it(
 
 
 def _same_output(method: str, run: Run, expected: Run) -> Finding:
-    promise = f"under {method} the output is the model's, bit for bit"
+    promise = f"under {method} the output equals the model's, bit for bit"
     if torch.equal(run[0], expected[0]):
         return Finding(promise, True, "equal")
     return Finding(promise, False, f"they differ by {largest_difference(run[0], expected[0]):.1e} of the largest value")

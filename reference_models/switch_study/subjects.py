@@ -99,7 +99,7 @@ def read(network: str) -> LoadedModel:
     name, _, file = network.partition("=")
     loaded = load(name, file or "default")
     if loaded.output is not None:
-        raise BadValue(f"{name} gives more than one score per class: name a classifier")
+        raise BadValue(f"{name} returns more than one score per class: use a classifier")
     return loaded
 
 

@@ -43,7 +43,7 @@ class Recipe:
         if self.epochs < 1 or self.batch < 1:
             raise BadValue(f"a recipe needs at least one epoch and images in a batch: {self}")
         if self.optimiser == "muon" and not (self.batch_norm and self.nesterov and self.weight_decay == 0):
-            raise BadValue("muon holds the length of each weight: it needs batch norm, nesterov and no weight decay")
+            raise BadValue("muon fixes the length of each weight, so it needs batch norm, nesterov and no weight decay")
 
     @property
     def training(self) -> Training:

@@ -45,7 +45,7 @@ def opened(folder: Path, description: Mapping[str, Any], owner: bool = True) -> 
         raise RunError(f"{folder} is a file: --out takes a folder")
     strange = folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").is_file()
     if strange and {entry.name for entry in folder.iterdir()} != {"lock"}:
-        raise RunError(f"{folder} holds something else than a run: give --out another folder")
+        raise RunError(f"{folder} holds something other than a run: give --out another folder")
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         try:

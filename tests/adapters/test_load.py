@@ -262,12 +262,12 @@ def test_bare_reference_models_take_other_channels() -> None:
     assert five.model(torch.zeros(1, 5, 32, 32)).shape == (1, 10)
     assert five.layers["conv1"].channels == 96
     for ask in (lambda: five.preprocess(PICTURE), lambda: five.unpreprocess(torch.zeros(5, 32, 32))):
-        with pytest.raises(ValueError, match="a picture has 1 or 3 channels, the network takes 5"):
+        with pytest.raises(ValueError, match="a picture has 1 or 3 channels, but the network takes 5"):
             ask()
     with pytest.raises(WeightsError, match="leave channels= out"):
         attribkit.load("strided_cnn_c", channels=1)
     for name in ("torchvision:resnet18", "mynets:build"):
-        with pytest.raises(ValueError, match="channels= is for our reference models"):
+        with pytest.raises(ValueError, match="channels= is for the reference models"):
             attribkit.load(name, "none", channels=1)
 
 
@@ -420,7 +420,7 @@ def test_a_layer_is_what_its_first_call_gives() -> None:
 def test_an_unknown_layer_suggests_the_nearest() -> None:
     """And is a KeyError too, as of any mapping."""
     layers = attribkit.load("timm:test_resnet", "none").layers
-    with pytest.raises(UnknownLayer, match=r"^no layer 'layr3' in ResNet; near it: layer3"):
+    with pytest.raises(UnknownLayer, match=r"^no layer 'layr3' in ResNet; the nearest: layer3"):
         layers["layr3"]
     assert "layr3" not in layers
 
@@ -500,7 +500,7 @@ def test_weights_and_classes_go_to_a_factory_that_takes_them() -> None:
     [
         ("mynets:bild", UnknownModel, "no 'bild' in mynets"),
         ("mynets:number", UnknownModel, "is a int, not a function"),
-        ("mynets:wrong", TypeError, "gives a int, not a torch.nn.Module"),
+        ("mynets:wrong", TypeError, "returns int, not a torch.nn.Module"),
         ("./nothere.py:build", UnknownModel, "there is no file nothere.py"),
         ("nothere.nets:build", UnknownModel, "neither a module nor one of the sources"),
     ],

@@ -55,7 +55,7 @@ def test_it_says_what_it_chose_and_where_the_picture_is(explain: Command, tmp_pa
     done = explain("cat.jpg", "--layer", "conv4")
     assert (done.code, done.err) == (0, "")
     assert "conv4, channel" in done.out
-    assert done.out.count("the strongest") == 2
+    assert done.out.count("(the strongest unit)") == 1
     assert "sees rows" in done.out
     assert "sites swapped" in done.out
     assert "attribkit-out/cat.conv4.png" in done.out
@@ -85,7 +85,7 @@ def test_without_a_layer_the_predicted_class_is_explained_or_the_one_named(expla
     assert "class 5 (dog):" in explain("cat.jpg", "--class", "5").out
     wrong = explain("cat.jpg", "--class", "tru")
     assert (wrong.code, wrong.out) == (1, "")
-    assert wrong.err.endswith("no class is called 'tru'; near it:\n     9  truck\n")
+    assert wrong.err.endswith("no class is called 'tru'; the nearest:\n     9  truck\n")
 
 
 def test_the_same_command_twice_gives_the_same_bytes(explain: Command, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_out_can_name_the_one_file(explain: Command, tmp_path: Path) -> None:
     assert (tmp_path / "page.html").is_file()
     several = explain("cat.jpg", "--out", "maps.npz")
     assert several.code == 2
-    assert "is one file and 3 are to be written: give a folder" in several.err
+    assert "is one file, but 3 are to be written: give a folder" in several.err
     other = explain("cat.jpg", "--out", "map.png", "--format", "npz")
     assert other.code == 2
     assert "--out map.png names one png file" in other.err
@@ -181,7 +181,7 @@ def test_images_of_one_size_are_explained_together_as_if_each_were_alone(
     alone = [explain(name, *words, "--format", "npz", "--json", "--out", "alone") for name in names if name != "3.png"]
     entries = [entry for done in alone for entry in json.loads(done.out)["explained"]]
     for entry, other in zip(document["explained"], entries, strict=True):
-        assert entry["verdict"] == other["verdict"] != ""
+        assert entry["likeliest"] == other["likeliest"] != ""
         assert [(u["image"], u["channel"], u["position"]) for u in entry["units"]] == [
             (0, u["channel"], u["position"]) for u in other["units"]
         ]
@@ -274,16 +274,16 @@ def test_an_interrupt_says_what_is_complete_and_leaves_no_part(
 @pytest.mark.parametrize(
     ("words", "code", "told"),
     [
-        (["--layer", "conv44"], 1, "no layer 'conv44' in Sequential; near it: conv4"),
+        (["--layer", "conv44"], 1, "no layer 'conv44' in Sequential; the nearest: conv4"),
         (["--layer", "conv4", "--channel", "999"], 1, "the layer 'conv4' has 192 channels, 0 to 191; there is no 999"),
         (["--layer", "conv4", "--at", "50,50"], 1, "no position (50, 50) in a map of 8x8"),
-        (["--layer", "conv4", "--at", "x"], 2, "--at takes whole numbers with commas between, not 'x'"),
+        (["--layer", "conv4", "--at", "x"], 2, "--at takes whole numbers separated by commas, not 'x'"),
         (["--layer", "conv4", "--class", "3"], 2, "give one of them"),
         (["--channel", "3"], 2, "--channel belongs to --layer"),
         (["--method", "magic"], 2, "--method takes guided, deconvnet, backprop, not 'magic'"),
         (["--format", "bmp"], 2, "--format takes png, html, npz, safetensors, json, not 'bmp'"),
         (["--switches", "none.safetensors"], 1, "none.safetensors"),
-        (["--device", "toaster"], 2, "--device 'toaster' is none that torch knows"),
+        (["--device", "toaster"], 2, "--device 'toaster': torch knows no such device"),
     ],
 )
 def test_what_is_asked_wrongly_is_told_in_a_line(explain: Command, words: list[str], code: int, told: str) -> None:
@@ -504,9 +504,9 @@ def test_check_finds_what_is_wrong(run: Command, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(checking, "rewrite", crooked)
     wrong = run("check", "model_c")
     assert wrong.code == 1
-    assert "NO  backprop is torch's own gradient" in wrong.out
-    assert "NO  guided is what its rule makes" in wrong.out
-    assert "ok  deconvnet is what its rule makes" in wrong.out
+    assert "NO  backprop equals torch's own gradient" in wrong.out
+    assert "NO  guided equals its rule" in wrong.out
+    assert "ok  deconvnet equals its rule" in wrong.out
     assert "not handled rightly" in wrong.err
 
 
@@ -514,7 +514,7 @@ def test_check_says_what_it_cannot_judge(run: Command) -> None:
     """The deconvnet passes by LRN, which autograd's graph does not show."""
     done = run("check", "zfnet", "--json")
     findings = {finding["promise"]: finding for finding in json.loads(done.out)["findings"]}
-    finding = findings["deconvnet is what its rule makes of torch's own graph"]
+    finding = findings["deconvnet equals its rule applied to torch's own graph"]
     assert finding["holds"] is None
     assert "local_response_norm" in finding["seen"]
 

@@ -101,7 +101,10 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_does(
         stopped = run(*words)
     signal.signal(signal.SIGINT, before)
     assert stopped.code == 1
-    assert stopped.err.splitlines()[-1] == "attribkit: stopped; the same command goes on from the last epoch in one"
+    assert (
+        stopped.err.splitlines()[-1]
+        == "attribkit: stopped; run the same command again to continue from the last epoch in one"
+    )
     rest = run(*words)
     assert rest.code == 0
     assert "epoch 1/2" not in rest.err

@@ -131,7 +131,7 @@ def test_bad_calls_are_one_line(run: Command, folder: Path) -> None:
     missing = run("validate", "--data", str(folder), "--models", "model_a,model_b")
     assert (missing.code, missing.err.count("\n")) == (1, 1)
     assert all(name in missing.err for name in ("model_a", "model_b", "train it and pass weights=FILE"))
-    assert run("validate", "--data", str(folder), "--models", ",").err == "attribkit: --models names none\n"
+    assert run("validate", "--data", str(folder), "--models", ",").err == "attribkit: --models names no network\n"
 
 
 def test_what_is_stopped_says_how_to_go_on(run: Command, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,7 +140,7 @@ def test_what_is_stopped_says_how_to_go_on(run: Command, folder: Path, monkeypat
 
     monkeypatch.setattr(parts, "run", stopped)
     done = run(*words(folder))
-    assert (done.code, done.err) == (1, "attribkit: stopped; the same command goes on with what is not done\n")
+    assert (done.code, done.err) == (1, "attribkit: stopped; run the same command again to do the rest\n")
 
 
 def test_processes_give_what_one_gives(folder: Path, tmp_path: Path) -> None:

@@ -987,7 +987,7 @@ def test_a_rectifier_that_the_image_does_not_pass_is_none() -> None:
     net = attribkit.rewrite(_Aside(), "guided")
     image = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with pytest.raises(
-        attribkit.NothingToRewrite, match=r"no rectifier in this model that the image passes \(relu elsewhere\)"
+        attribkit.NothingToRewrite, match=r"no rectifier in this model that the image passes through \(relu elsewhere\)"
     ):
         net(image.requires_grad_())
     assert attribkit.rewrite(_Aside(), "guided", activations="all")(image).shape == (1, 4)

@@ -89,13 +89,13 @@ def test_a_rule_of_ones_own_in_one_part() -> None:
 def test_a_pattern_that_fits_no_site_is_refused_with_the_nearest_names() -> None:
     """A misspelt pattern must not silently leave its part alone; functions are known by the first forward pass."""
     net = attribkit.rewrite(Net(), {"stern.1": "backprop", "*": "guided"})
-    with pytest.raises(attribkit.AttribkitError, match=r"no site fits the pattern 'stern\.1' .* stem\.1"):
+    with pytest.raises(attribkit.AttribkitError, match=r"no site matches the pattern 'stern\.1' .* stem\.1"):
         net(images())
 
 
 def test_a_module_that_is_no_site_is_no_part() -> None:
     """Patterns are held against the names of sites: a convolution has no rule."""
-    with pytest.raises(attribkit.AttribkitError, match=r"no site fits the pattern 'head'"):
+    with pytest.raises(attribkit.AttribkitError, match=r"no site matches the pattern 'head'"):
         attribkit.rewrite(Net(), {"head": "guided"})(images())
 
 

@@ -703,7 +703,7 @@ def test_switches_without_a_pool_are_named() -> None:
     """Switches for a pool that the network never calls are an error, not passed over."""
     less = Two(second=nn.Identity())
     assert mismatch(Two(), noise(1, 3, 8, 8), less, noise(1, 3, 8, 8)) == (
-        "the network has no pool 'second', for which there are switches"
+        "there are switches for the pool 'second', which the network does not have"
     )
 
 

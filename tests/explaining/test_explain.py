@@ -675,7 +675,7 @@ def test_no_method_and_no_images() -> None:
 def test_a_layer_with_no_rectifier_below_says_so() -> None:
     """A guided map of the first convolution is a plain gradient, and is not passed off as more."""
     first = attribkit.explain(plain_stack(), pictures(1, 3, 9, 9), layer="0")
-    assert first.note == "no rectifier that the rule follows lies below: the same as backprop"
+    assert first.note == "no rectifier lies below for the rule to act on: the map is the same as backprop's"
     assert first.manifest()["note"] == first.note
     assert f"0 of 0 sites swapped, not reached: {len(first.sites)}; {first.note})" in repr(first)
     plain = attribkit.explain(plain_stack(), pictures(1, 3, 9, 9), "backprop", layer="0")
@@ -703,7 +703,7 @@ def test_an_unknown_method() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layer": "conv22"}, r"no layer 'conv22' in Classifier; near it: conv2"),
+        ({"layer": "conv22"}, r"no layer 'conv22' in Classifier; the nearest: conv2"),
         ({"layer": ""}, r"no layer ''"),
         ({"layer": "conv2", "channel": 8}, r"the layer 'conv2' has 8 channels, 0 to 7; there is no 8"),
         ({"layer": "conv2", "channels": [1, -1]}, r"0 to 7; there is no -1"),
@@ -714,14 +714,17 @@ def test_an_unknown_method() -> None:
         ({"layer": "fc1", "at": (0, 0)}, r"no position \(0, 0\) in a map of no positions"),
         ({"target": 5}, r"the model has 5 outputs, 0 to 4; there is no 5"),
         ({"target": [0, 1, 9]}, r"0 to 4; there is no 9"),
-        ({"target": [0, 1]}, r"target=\[0, 1\] does not fit 3 images: .* targets= takes several of every image"),
-        ({"layer": "conv2", "channel": [0, 1]}, r"one per image; channels= takes several of every image"),
-        ({"layer": "conv2", "channel": [[0, 1]] * 3}, r"one per image; channels= takes several of every image"),
-        ({"layer": "conv2", "channels": 1}, r"channels is a list, such as channels=\[1\]; one is channel=1"),
+        ({"target": [0, 1]}, r"target=\[0, 1\] does not fit 3 images: .* targets= takes several for every image"),
+        ({"layer": "conv2", "channel": [0, 1]}, r"one per image; channels= takes several for every image"),
+        ({"layer": "conv2", "channel": [[0, 1]] * 3}, r"one per image; channels= takes several for every image"),
+        (
+            {"layer": "conv2", "channels": 1},
+            r"channels= takes a list, such as channels=\[1\]; for a single one write channel=1",
+        ),
         ({"layer": "conv2", "channels": [[1, 2]] * 2}, r"2 lists of channels do not fit 3 images"),
         ({"layer": "conv2", "channels": []}, r"1 lists of channels do not fit"),
-        ({"layer": "conv2", "channel": 1, "channels": [1]}, r"channel= is one per image, channels= several"),
-        ({"target": 1, "targets": [1]}, r"target= is one per image, targets= several"),
+        ({"layer": "conv2", "channel": 1, "channels": [1]}, r"channel= means one per image, channels= several"),
+        ({"target": 1, "targets": [1]}, r"target= means one per image, targets= several"),
         ({"layer": "conv2", "targets": [1]}, r"with layer= write channel="),
         ({"channels": [1]}, r"channel goes with layer="),
         ({"precision": "float8"}, r"precision is 'bfloat16' or None, not 'float8'"),

@@ -120,7 +120,7 @@ def test_images_of_several_sizes() -> None:
 
 def test_errors_come_when_it_is_made() -> None:
     """What is wrong with model, method or options need not wait for images."""
-    with pytest.raises(ValueError, match=r"no layer 'conv22' in Classifier; near it: conv2"):
+    with pytest.raises(ValueError, match=r"no layer 'conv22' in Classifier; the nearest: conv2"):
         attribkit.Explainer(classifier(), layer="conv22")
     with pytest.raises(ValueError, match="no rule is called 'gided'"):
         attribkit.Explainer(classifier(), "gided")
@@ -650,7 +650,7 @@ def test_bfloat16_is_near_and_comes_back_in_the_type_of_the_images(asked: dict[s
 
 def test_bfloat16_is_refused_where_it_would_do_nothing() -> None:
     """Autocast leaves float64 alone: that is said, not passed over."""
-    with pytest.raises(TypeError, match=r"precision='bfloat16' is for images of float32, not of torch\.float64"):
+    with pytest.raises(TypeError, match=r"precision='bfloat16' needs images of float32, not of torch\.float64"):
         attribkit.explain(dense_stack(), pictures(1, 3, 12, 12), precision="bfloat16")
 
 
@@ -677,5 +677,5 @@ def test_a_method_by_part() -> None:
 @pytest.mark.parametrize("layer", [None, "4"])
 def test_a_part_that_is_not_there_is_refused(methods: Any, layer: str | None) -> None:
     """Also below a layer, and beside another method."""
-    with pytest.raises(ValueError, match=r"no site fits the pattern '13' of the rule; near it: 3, 1"):
+    with pytest.raises(ValueError, match=r"no site matches the pattern '13' of the rule; the nearest: 3, 1"):
         attribkit.explain(plain_stack(), pictures(1, 3, 12, 12), methods, layer=layer)

@@ -74,5 +74,5 @@ def test_names_are_targets() -> None:
         assert one.units == other.units
         assert torch.equal(one.values, other.values)
     assert [unit.channel for unit in attribkit.explain(loaded, x, target=["ship", 2]).units] == [8, 2]
-    with pytest.raises(BadValue, match="no names of classes are known here: give the number of 'cat'"):
+    with pytest.raises(BadValue, match="the names of the classes are not known: give the number of 'cat'"):
         attribkit.explain(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), x, target="cat")

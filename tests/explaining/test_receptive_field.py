@@ -685,7 +685,7 @@ def test_probing_leaves_everything_as_it_was() -> None:
 
 def test_a_layer_that_is_not_there() -> None:
     """The public function tells an unknown layer as explain does."""
-    with pytest.raises(ValueError, match=r"no layer 'rely' in Growing; near it: relu"):
+    with pytest.raises(ValueError, match=r"no layer 'rely' in Growing; the nearest: relu"):
         receptive_field(seeded(Growing), "rely", pictures(1, 1, 24, 24))
 
 

@@ -233,9 +233,9 @@ def test_no_channels_is_none() -> None:
 )
 def test_channels_that_are_no_whole_numbers(value: Any) -> None:
     """Floats, truth values, complex numbers and lists of lists of lists are refused, in both forms."""
-    with pytest.raises(TypeError, match="channel is of whole numbers, not"):
+    with pytest.raises(TypeError, match="channel= takes whole numbers, not"):
         targets.as_channels(value, None, 2, "channel")
-    with pytest.raises(TypeError, match="targets is of whole numbers, not"):
+    with pytest.raises(TypeError, match="targets= takes whole numbers, not"):
         targets.as_channels(None, value, 2, "target")
 
 
@@ -282,7 +282,7 @@ def test_layers_that_are_there(layer: str) -> None:
 )
 def test_layers_that_are_not_there(layer: str, near: str) -> None:
     """An unknown path is told with the nearest ones."""
-    with pytest.raises(ValueError, match=rf"no layer '{layer}' in Module; near it: .*{near}"):
+    with pytest.raises(ValueError, match=rf"no layer '{layer}' in Module; the nearest: .*{near}"):
         targets.check_layer(a_model(), layer)
 
 

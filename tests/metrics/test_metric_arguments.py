@@ -57,12 +57,12 @@ def test_nan_is_refused_wherever_it_is_given(name: str, value: float) -> None:
     [
         (lambda: metrics.magnitude(MAPS[0]), "maps are N x C x H x W, not of shape (3, 12, 12); write maps["),
         (lambda: metrics.magnitude(MAPS[:0]), "not of shape (0, 3, 12, 12)"),
-        (lambda: metrics.image_dependence(MAPS[:1]), "compares the maps of several images; there is one"),
+        (lambda: metrics.image_dependence(MAPS[:1]), "compares the maps of several images; there is only one"),
         (lambda: metrics.found_sources(MAPS[:1], IMAGES), "1 maps and 2 images: say in sources="),
         (lambda: metrics.found_sources(MAPS[..., :9], IMAGES), "maps of 12 x 9 do not fit images of 12 x 12"),
-        (lambda: metrics.found_sources(MAPS, IMAGES, torch.tensor([0, 2])), "numbers of images, 0 to 1"),
-        (lambda: metrics.found_sources(MAPS, IMAGES, torch.tensor([0, -1])), "numbers of images, 0 to 1"),
-        (lambda: metrics.found_sources(MAPS, IMAGES, torch.tensor([0])), "2 numbers of images, one per map"),
+        (lambda: metrics.found_sources(MAPS, IMAGES, torch.tensor([0, 2])), "image numbers from 0 to 1"),
+        (lambda: metrics.found_sources(MAPS, IMAGES, torch.tensor([0, -1])), "image numbers from 0 to 1"),
+        (lambda: metrics.found_sources(MAPS, IMAGES, torch.tensor([0])), "2 image numbers, one per map"),
         (lambda: metrics.found_sources(MAPS, IMAGES, torch.tensor([0.0, 1.0])), "not torch.float32 of (2,)"),
         (lambda: metrics.insertion(UNIT, IMAGES, MAPS[:1]), "1 maps of 12 x 12 do not fit 2 images of 12 x 12"),
         (lambda: metrics.insertion(UNIT, IMAGES, MAPS[:, :, :4]), "2 maps of 4 x 12 do not fit 2 images"),
@@ -71,11 +71,11 @@ def test_nan_is_refused_wherever_it_is_given(name: str, value: float) -> None:
         (lambda: metrics.insertion(UNIT, IMAGES, MAPS, fill="grey"), "fill is 'zero', 'blur' or a tensor"),  # type: ignore[arg-type]
         (lambda: metrics.insertion(UNIT, IMAGES, MAPS, fill=MAPS[:1]), "a fill of shape (1, 3, 12, 12)"),
         (lambda: metrics.insertion([UNIT], IMAGES, MAPS), "1 functions do not fit 2 images"),
-        (lambda: metrics.deletion(lambda x: x.mean(), IMAGES, MAPS), "respond gave shape () for 33 images"),
+        (lambda: metrics.deletion(lambda x: x.mean(), IMAGES, MAPS), "respond returned shape () for 33 images"),
         (lambda: metrics.deletion(lambda x: x[:, 0, 0], IMAGES, MAPS), "shape (33, 12) for 33 images"),
-        (lambda: metrics.deletion(lambda x: UNIT(x) / 0, IMAGES, MAPS), "respond gave NaN or infinity"),
-        (lambda: metrics.occlusion_drops(UNIT, IMAGES, 5), "a square of 5 that moves by 2 does not end"),
-        (lambda: metrics.occlusion_drops(UNIT, IMAGES, 13), "does not end at the edges of 12 x 12"),
+        (lambda: metrics.deletion(lambda x: UNIT(x) / 0, IMAGES, MAPS), "respond returned NaN or infinity"),
+        (lambda: metrics.occlusion_drops(UNIT, IMAGES, 5), "a square of 5 that moves by 2 does not reach"),
+        (lambda: metrics.occlusion_drops(UNIT, IMAGES, 13), "does not reach the edges of 12 x 12"),
         (lambda: metrics.occlusion_drops(UNIT, IMAGES, 0), "a square of 0 that moves by 1"),
         (lambda: metrics.occlusion_drops(UNIT, IMAGES, 4, stride=0), "a square of 4 that moves by 0"),
         (lambda: metrics.occlusion_agreement(MAPS, noise(2, 6, 5), 4), "drops of shape (2, 6, 5) do not come"),
@@ -90,15 +90,15 @@ def test_nan_is_refused_wherever_it_is_given(name: str, value: float) -> None:
         (lambda: metrics.mosaics(MAPS), "a mosaic is made of N x 9 x C x H x W"),
         (lambda: metrics.grid_scores(MAPS[..., :11], 0), "maps of 12 x 11 cannot be cut into 3 x 3 equal cells"),
         (lambda: metrics.grid_scores(MAPS, 9), "the cells of 3 x 3 are 0 to 8"),
-        (lambda: metrics.grid_scores(MAPS, [0, 1, 2]), "one for all or one for each of 2 maps"),
+        (lambda: metrics.grid_scores(MAPS, [0, 1, 2]), "one for all maps or one for each of 2"),
         (lambda: metrics.grid_scores(MAPS, torch.tensor([0.0, 1.0])), "cells are whole numbers"),
-        (lambda: metrics.with_upper_layers_random(nn.Linear(1, 1), 0), "share is above 0 and at most 1, not 0"),
+        (lambda: metrics.with_upper_layers_random(nn.Linear(1, 1), 0), "share must be above 0 and at most 1, not 0"),
         (lambda: metrics.cosine_similarity(MAPS, MAPS[:1]), "do not fit others of shape (1, 3, 12, 12)"),
         (lambda: metrics.cosine_similarity(MAPS, MAPS / 0), "2 of 2 others hold NaN or infinity"),
-        (lambda: metrics.structural_similarity(MAPS[..., :10], MAPS[..., :10]), "which maps of 12 x 10"),
-        (lambda: metrics.maps_of_random_signals(nn.Identity(), MAPS, 0), "there are no maps of 0 signals"),
+        (lambda: metrics.structural_similarity(MAPS[..., :10], MAPS[..., :10]), "maps of 12 x 10 are too small"),
+        (lambda: metrics.maps_of_random_signals(nn.Identity(), MAPS, 0), "count must be at least 1, not 0"),
         (lambda: metrics.signal_convergence(MAPS[:, None]), "at least two signals, not of shape (2, 1, 3, 12, 12)"),
-        (lambda: metrics.signal_convergence(MAPS), "maps are N x signals x C x H x W"),
+        (lambda: metrics.signal_convergence(MAPS), "maps must be N x signals x C x H x W"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_told_in_one_line(call: Callable[[], object], says: str) -> None:
@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_told_in_one_line(call: Callable[[], object], says:
 @pytest.mark.parametrize("wrong", [np.zeros((2, 3, 4, 4)), torch.zeros(2, 3, 4, 4, dtype=torch.uint8)])
 def test_maps_are_float_tensors(wrong: Any) -> None:
     """Arrays and bytes are told so."""
-    with pytest.raises(TypeError, match=r"maps are a float tensor of N x C x H x W, not (ndarray|torch.uint8)"):
+    with pytest.raises(TypeError, match=r"maps must be a float tensor of N x C x H x W, not (ndarray|torch.uint8)"):
         metrics.magnitude(wrong)
 
 

@@ -127,9 +127,9 @@ def test_a_metric_of_ones_own(cases: Cases) -> None:
 
 
 def test_bad_cases_are_told(cases: Cases) -> None:
-    with pytest.raises(ValueError, match="metric='beauty' is none of source retrieval"):
+    with pytest.raises(ValueError, match="there is no metric 'beauty'; choose one of source retrieval"):
         evaluate(bright, "beauty", cases)
     with pytest.raises(ValueError, match="targets do not fit 24 images"):
         evaluate(bright, "grid", Cases(Quarters(), cases.images, torch.tensor([1])))
-    with pytest.raises(ValueError, match="name a classifier"):
+    with pytest.raises(ValueError, match="use a classifier"):
         evaluate(bright, "grid", Cases(nn.Conv2d(3, 2, 3), cases.images))

@@ -244,7 +244,7 @@ def test_the_folder_of_another_run_is_refused_and_left_as_it_is(
 
 def test_a_folder_with_something_else_in_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").write_text("dear")
-    with pytest.raises(run.RunError, match="holds something else"), run.opened(tmp_path, job().description):
+    with pytest.raises(run.RunError, match="holds something other than a run"), run.opened(tmp_path, job().description):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 

@@ -51,7 +51,7 @@ def test_a_rectifier_by_arithmetic_is_wrong() -> None:
 def test_a_function_of_somebody_cannot_be_told() -> None:
     """It may rectify inside; so neither right nor wrong."""
     checked = check(*made(Doubled.apply))
-    assert checked.outcome == "cannot be told"
+    assert checked.outcome == "cannot be judged"
     assert not checked.right
     assert any(site.op == "Doubled" and not site.swapped for site in checked.sites)
 
