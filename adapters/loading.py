@@ -8,7 +8,9 @@ and timm are files beside this one; others, our reference models among them, are
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib.metadata import EntryPoint, entry_points
 from inspect import signature
@@ -46,6 +48,10 @@ def load(
         WeightsError: The weights cannot be had, or do not fit.
     """
     weights = "none" if weights is None else weights
+    return replace(_built(name, weights, classes, channels), weights=os.fspath(weights))
+
+
+def _built(name: str, weights: Weights, classes: int | None, channels: int | None) -> LoadedModel:
     prefix, colon, rest = name.rpartition(":")
     if colon and prefix not in sources():
         from attribkit.adapters import importable

@@ -35,6 +35,7 @@ class LoadedModel:
         preprocess: From a picture to the model's input, and back.
         labels: The names of its classes, where they are known.
         output: Picks the tensor to explain where the model returns more than one; `explain(loaded, ...)` uses it.
+        weights: Which it has: "default", "none" (random ones) or a file.
     """
 
     name: str
@@ -42,9 +43,15 @@ class LoadedModel:
     preprocess: Preprocess
     labels: tuple[str, ...] = ()
     output: Callable[[Any], Tensor] | None = None
+    weights: str = "default"
 
     def __post_init__(self) -> None:
         self.model.eval()
+
+    @property
+    def known_labels(self) -> tuple[str, ...]:
+        """The labels, unless the weights are random: a class of such a network means nothing."""
+        return () if self.weights == "none" else self.labels
 
     def unpreprocess(self, x: Tensor) -> RGB:
         """The picture that the network saw, after resizing and cropping.

@@ -4,12 +4,16 @@
 class AttribkitError(Exception):
     """Something was asked for that cannot be done; the message says what to do instead.
 
-    The commands print it in one line. Any other exception that comes out of the library is a bug.
+    The commands print it in one line (`Unclear` in a few). Any other exception that comes out of the library is a bug.
     """
 
 
 class BadValue(AttribkitError, ValueError):
     """A value that makes no sense here."""
+
+
+class Unclear(BadValue):
+    """A name that may mean several things, or nothing: the line is followed by one line per candidate."""
 
 
 class BadType(AttribkitError, TypeError):

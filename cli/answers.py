@@ -56,7 +56,7 @@ class Answer:
 
     def label(self, unit: Unit) -> str | None:
         """What a class is called."""
-        labels = self.loaded.labels
+        labels = self.loaded.known_labels
         return labels[unit.channel] if unit.layer is None and unit.channel < len(labels) else None
 
     def shown(self) -> Iterator[Shown]:
@@ -158,7 +158,7 @@ class Respondent:
 
         from attribkit.engine.shadow import unwrapped
 
-        if not self.loaded.labels:
+        if not self.loaded.known_labels:
             return {}
         seen: dict[str | None, Any] = {}
         # In another precision a layer's output is another.
@@ -179,7 +179,7 @@ class Respondent:
         """For each image the likeliest classes by a classifier; nothing by other networks."""
         import torch
 
-        labels = self.loaded.labels
+        labels = self.loaded.known_labels
         if not labels or not isinstance(logits, torch.Tensor) or logits.shape != (images, len(labels)):
             return [""] * images
         return [_in_words(row, labels) for row in logits]

@@ -52,8 +52,10 @@ def main() -> None:
 
 def _in_one_line(error: Exception) -> str:
     """What the library raises on purpose says what to do; anything else is a bug, of ours or of the user's model."""
-    from attribkit.errors import AttribkitError
+    from attribkit.errors import AttribkitError, Unclear
 
+    if isinstance(error, Unclear):
+        return str(error)
     message = " ".join(str(error).split())
     if isinstance(error, AttribkitError):
         return message

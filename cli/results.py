@@ -106,7 +106,8 @@ def _stacked(pictures: list[Any]) -> Any:
 
 def as_words(answer: Answer, files: list[Path]) -> str:
     """An answer for a person: what was explained, what was chosen where nothing was said, and where it is."""
-    lines = [f"{answer.source.name}: {answer.likeliest}" if answer.likeliest else answer.source.name]
+    known = "the network's weights are random" if answer.loaded.weights == "none" else answer.likeliest
+    lines = [f"{answer.source.name}: {known}" if known else answer.source.name]
     lines += [f"  {_unit_in_words(answer, unit)}" for unit in answer.units]
     sites = {method: result.sites_in_words for method, result in answer.results.items()}
     if len(set(sites.values())) == 1:

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from attribkit.errors import BadValue
+from attribkit.errors import BadValue, Unclear
 
 _LISTED = 12  # candidates that a message lists; more would hide the first ones
 
@@ -22,7 +22,7 @@ def class_number(text: str, labels: Sequence[str]) -> int:
         Its number.
 
     Raises:
-        BadValue: No class fits, or several do.
+        Unclear: No class fits, or several do.
     """
     wanted = _plain(text)
     names = [[_plain(label), *map(_plain, label.split(","))] for label in labels]
@@ -32,9 +32,9 @@ def class_number(text: str, labels: Sequence[str]) -> int:
     if len(meant) == 1:
         return meant[0]
     if meant:
-        raise BadValue(f"{text!r} names {len(meant)} classes; give the number of one of them:{_lines(meant, labels)}")
+        raise Unclear(f"{text!r} names {len(meant)} classes; give the number of one of them:{_lines(meant, labels)}")
     near = _near(wanted, names)
-    raise BadValue(
+    raise Unclear(
         f"no class is called {text!r}; {f'the nearest:{_lines(near, labels)}' if near else 'give its number'}"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -86,6 +87,16 @@ def test_without_a_layer_the_predicted_class_is_explained_or_the_one_named(expla
     wrong = explain("cat.jpg", "--class", "tru")
     assert (wrong.code, wrong.out) == (1, "")
     assert wrong.err.endswith("no class is called 'tru'; the nearest:\n     9  truck\n")
+
+
+def test_random_weights_name_no_classes(run: Command) -> None:
+    """They would say "photocopier 93%" with ImageNet's labels."""
+    words = ("explain", CAT, "--model", "torchvision:squeezenet1_1", "--weights", "none", "--method", "guided")
+    lines = run(*words).out.splitlines()
+    assert lines[0] == "cat.jpg: the network's weights are random"
+    assert re.fullmatch(r"  class \d+, the predicted one: .*", lines[1])
+    document = json.loads(run(*words, "--json").out)
+    assert (document["explained"][0]["likeliest"], document["explained"][0]["units"][0]["label"]) == ("", None)
 
 
 def test_the_same_command_twice_gives_the_same_bytes(explain: Command, tmp_path: Path) -> None:
