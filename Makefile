@@ -19,7 +19,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: $(STAMP) ## explain the bundled cat: a picture and a page in attribkit-out
-	$(BIN)/attribkit explain examples/cat.jpg --model examples/efficientnet_lite0.py:build --format png,html
+	$(BIN)/attribkit explain examples/cat.jpg --model packaged:efficientnet_lite0 --format png,html
 
 test: $(STAMP) ## run the tests (WORKERS=2 processes, one thread each)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)
@@ -65,7 +65,7 @@ reference-table: $(STAMP) ## write docs/reference-models.md and the model card f
 
 validation: $(STAMP) ## the study on switches, hours: make validation CIFAR=packed file or folder PHOTOS=folder
 	$(BIN)/attribkit validate --data $(CIFAR) --workers $(WORKERS) --out runs/validation/cifar
-	$(BIN)/attribkit validate --data $(PHOTOS) --workers $(WORKERS) --out runs/validation/photos --models examples/efficientnet_lite0.py:build
+	$(BIN)/attribkit validate --data $(PHOTOS) --workers $(WORKERS) --out runs/validation/photos --models packaged:efficientnet_lite0
 	$(BIN)/python benchmarks/validation_page.py docs/validation.md runs/validation/cifar runs/validation/photos
 
 zoo: $(STAMP) ## every rule on 40 real architectures, with the worst error of each

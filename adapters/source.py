@@ -17,7 +17,7 @@ from attribkit.errors import BadValue
 if TYPE_CHECKING:
     from attribkit.adapters.images import RGB
 
-ORDER = ("reference", "torchvision", "timm")
+ORDER = ("reference", "torchvision", "timm", "packaged")
 """The sources that come with the package, in the order in which they are asked for a bare name."""
 
 

@@ -23,7 +23,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 def main() -> None:
     warnings.filterwarnings("ignore", "Setting backward hooks")
-    loaded = attribkit.load(f"{EXAMPLES}/efficientnet_lite0.py:build")
+    loaded = attribkit.load("packaged:efficientnet_lite0")
     x = loaded.preprocess(EXAMPLES / "cat.jpg")[None].requires_grad_()
     target = int(loaded.model(x).argmax())
     maps: dict[str, Tensor] = {

@@ -34,8 +34,25 @@ def layer_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
 
 _MODEL_HELP = "A name (attribkit models lists them), package.module:function or ./file.py:function."
 
+
+def _or_usual(ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
+    """The model that is taken where none is named, and said so: an ImageNet network where its package is installed."""
+    if name is not None or ctx.resilient_parsing:
+        return name
+    from attribkit.adapters import packaged
+
+    usual = "packaged:squeezenet1_1" if packaged.installed("squeezenet1_1") else "all_cnn_c"
+    click.echo(f"attribkit: no --model was given, so {usual} is taken", err=True)
+    return usual
+
+
 model = click.option(
-    "--model", "-m", envvar="ATTRIBKIT_MODEL", required=True, shell_complete=_model_names, help=_MODEL_HELP
+    "--model",
+    "-m",
+    envvar="ATTRIBKIT_MODEL",
+    callback=_or_usual,
+    shell_complete=_model_names,
+    help=f"{_MODEL_HELP}  [default: packaged:squeezenet1_1 where the extra is installed, else all_cnn_c]",
 )
 model_argument = click.argument("model", envvar="ATTRIBKIT_MODEL", shell_complete=_model_names)
 weights = click.option(

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 OUT = Path("attribkit-out/maps")
 
 folder = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
-loaded = attribkit.load(f"{HERE}/efficientnet_lite0.py:build")
+loaded = attribkit.load("packaged:efficientnet_lite0")
 
 
 class Pictures(Dataset[tuple[str, Tensor]]):

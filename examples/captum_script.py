@@ -16,7 +16,7 @@ from attribkit.adapters.captum import GuidedBackprop  # was: from captum.attr im
 HERE = Path(__file__).parent
 CAT = 282  # tiger cat
 
-loaded = attribkit.load(f"{HERE}/efficientnet_lite0.py:build")
+loaded = attribkit.load("packaged:efficientnet_lite0")
 image = loaded.preprocess(HERE / "cat.jpg")[None].requires_grad_()
 
 guided = GuidedBackprop(loaded.model)

@@ -9,7 +9,7 @@ import attribkit
 
 HERE = Path(__file__).parent
 
-loaded = attribkit.load(f"{HERE}/efficientnet_lite0.py:build")
+loaded = attribkit.load("packaged:efficientnet_lite0")
 image = loaded.preprocess(HERE / "cat.jpg")[None]
 for method, attribution in attribkit.explain(loaded, image, ["guided", "deconvnet", "backprop"]).items():
     attribution.save(f"attribkit-out/cat-{method}.png")

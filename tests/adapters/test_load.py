@@ -519,32 +519,6 @@ def test_a_broken_module_shows_its_own_error(code: Path) -> None:
         attribkit.load("broken:build")
 
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "efficientnet_lite0.py"
-PHOTOGRAPHS = Path(__file__).parents[3] / "shared" / "data" / "photos"  # each begins with the number of its class
-
-
-def predicted(loaded: attribkit.LoadedModel, path: Path) -> int:
-    """The class of a photograph."""
-    with torch.no_grad():
-        return int(loaded.model(loaded.preprocess(path)[None]).argmax())
-
-
-def test_the_example_names_the_cat() -> None:
-    """A function in a file may give a LoadedModel, whose preprocessing and labels are kept."""
-    loaded = attribkit.load(f"{EXAMPLE}:build")
-    label = loaded.labels[predicted(loaded, EXAMPLE.with_name("cat.jpg"))]
-    assert label in ("tabby, tabby cat", "tiger cat", "Egyptian cat")
-
-
-@pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="no photographs beside the checkout")
-def test_real_weights_name_four_of_five_photographs_rightly() -> None:
-    """Preprocessing, labels and weights fit together, through `load` alone."""
-    loaded = attribkit.load(f"{EXAMPLE}:build")
-    some = sorted(PHOTOGRAPHS.glob("*.jpg"))[::6]
-    right = [predicted(loaded, path) == int(path.name[:4]) for path in some]
-    assert sum(right) >= 0.8 * len(some)
-
-
 # Other packages' sources ------------------------------------------------------------------------------------
 
 
