@@ -186,12 +186,14 @@ def explain_all(pictures: list[Any], respondent: Respondent, files: results.File
     from attribkit.cli.progress import tracked
 
     explained: list[dict[str, Any]] = []
+    cautions: dict[str, None] = {}  # each is said once, not for every image
     done = 0
     try:
         for answers in respondent.answers(tracked(pictures, "explaining", quiet or as_json)):
             for answer in answers:
                 written = files.add(answer)
                 explained.append(results.as_data(answer, written))
+                cautions.update(dict.fromkeys(results.cautions(answer)))
                 if not as_json:
                     click.echo(results.as_words(answer, written))
             done += 1
@@ -203,8 +205,8 @@ def explain_all(pictures: list[Any], respondent: Respondent, files: results.File
     if as_json:
         document = {"model": respondent.loaded.name, "explained": explained, "failed": failed, "pages": pages}
         click.echo(results.as_json(document))
-    for path in [] if as_json else pages:
-        click.echo(path)
+    for line in [] if as_json else [*pages, *cautions]:
+        click.echo(line)
     if failed:
         why = "; ".join(failure["error"] for failure in failed)
         count = f"{len(failed)} of {len(pictures)} images failed: " if len(pictures) > 1 else ""

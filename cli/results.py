@@ -117,6 +117,14 @@ def as_words(answer: Answer, files: list[Path]) -> str:
     return "\n".join(lines)
 
 
+def cautions(answer: Answer) -> list[str]:
+    """What a reader should know before believing the maps of an answer."""
+    from attribkit.report.shown import caution
+
+    found = (caution(unit, answer.results) for unit in answer.units)
+    return [f"note: {text}" for text in dict.fromkeys(found) if text]
+
+
 def _unit_in_words(answer: Answer, unit: Unit) -> str:
     question = answer.question
     if unit.layer is None:

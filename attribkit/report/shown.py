@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,24 @@ from attribkit.report.pictures import Picture
 from attribkit.units import Unit
 
 Box = tuple[int, int, int, int]
+BLIND_TO_CLASSES = ("guided", "deconvnet")
+"""Rules whose maps of two classes are nearly the same; docs/metrics.md has figures."""
+
+
+def caution(unit: Unit, methods: Iterable[str]) -> str | None:
+    """A warning where maps promise more than they show: maps of a class, by rules that hardly depend on it.
+
+    Args:
+        unit: What was explained.
+        methods: The rules that explained it.
+
+    Returns:
+        The warning, or None where there is nothing to warn of.
+    """
+    blind = [method for method in methods if method.startswith(BLIND_TO_CLASSES)]
+    if unit.layer is not None or not blind:
+        return None
+    return f"{' and '.join(blind)} maps hardly depend on the class: docs/metrics.md has figures"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +90,11 @@ class Shown:
     def summary(self) -> str:
         """The unit, how active it is, and its label, in one line."""
         return "; ".join(filter(None, [self.target, f"activation {self.unit.activation:.3g}", self.label]))
+
+    @property
+    def caution(self) -> str | None:
+        """What a reader should know before believing these maps; None where that is nothing special."""
+        return caution(self.unit, self.maps)
 
     @property
     def reports(self) -> dict[str, list[str]]:

@@ -427,7 +427,7 @@ def test_a_site_asked_for_twice_is_recorded_once() -> None:
 @pytest.mark.parametrize("unknown", ["pool:2", "pools", "inner", ""])
 def test_an_unknown_site_is_an_error(unknown: str) -> None:
     """The message names the site that there is not."""
-    with pytest.raises(ValueError, match=f"no max-pool {unknown!r} was called"):
+    with pytest.raises(ValueError, match=f"no max-pool named {unknown!r} was called"):
         record_switches(ManyPools(), noise(*SIZE), sites=["pool", unknown])
 
 

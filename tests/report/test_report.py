@@ -99,6 +99,14 @@ class TestShown:
         with pytest.raises(ValueError, match="no maps"):
             shown(random, maps={})
 
+    def test_maps_of_a_class_by_rules_that_hardly_depend_on_it_come_with_a_caution(self, random):
+        of_a_class = shown(random, unit=unit(None, layer=None), methods=("backprop", "deconvnet", "guided"))
+        assert of_a_class.caution.startswith("deconvnet and guided maps hardly depend on the class: docs/metrics.md")
+        assert shown(random).caution is None
+        assert shown(random, unit=unit(None, layer=None), methods=("backprop",)).caution is None
+        assert "hardly depend on the class" in page([shown(random), of_a_class], FACTS).decode()
+        assert "hardly depend on the class" not in page([shown(random)], FACTS).decode()
+
     def test_a_unit_is_told_in_words(self, random):
         assert shown(random).target == "conv9, channel 41 at 3,4"
         assert shown(random, unit=unit(None, layer=None)).target == "output 41"
