@@ -5,7 +5,8 @@
     python benchmarks/coverage.py 'timm:resnet*'   # some
 
 Results go line by line into runs/coverage.jsonl, and what is settled there for these versions and this engine is not
-done again. A run over all models writes docs/coverage.md. Each model has a process of its own with a limit of memory.
+done again. A run over all models writes docs/coverage.md and, beside it, coverage-by-family.md. Each model has a
+process of its own with a limit of memory.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ import examination  # noqa: E402  # after the path that leads there
 
 RESULTS = ROOT / "runs" / "coverage.jsonl"
 PAGE = ROOT / "docs" / "coverage.md"
+FAMILIES = ROOT / "docs" / "coverage-by-family.md"
 
 Record = dict[str, Any]
 
@@ -158,16 +160,22 @@ COLUMNS: dict[str, Callable[[Record], bool]] = {
 }
 
 
-def table(records: Iterable[Record]) -> str:
-    """One line a family, and the sum of all."""
-    families: dict[str, list[Record]] = {}
+def library(name: str) -> str:
+    """The library that a model is from."""
+    return name.partition(":")[0]
+
+
+def table(records: Iterable[Record], group: Callable[[str], str], heading: str) -> str:
+    """One line per group of models, and the sum of all; columns of zeros are left out."""
+    groups: dict[str, list[Record]] = {}
     for record in records:
-        families.setdefault(family(record["name"]), []).append(record)
-    lines = [f"| family | {' | '.join(COLUMNS)} |", f"|---|{'---:|' * len(COLUMNS)}"]
-    everyone = [record for members in families.values() for record in members]
-    for title, members in [*sorted(families.items()), ("**all**", everyone)]:
-        counts = [sum(map(test, members)) for test in COLUMNS.values()]
-        lines.append(f"| {title} | {' | '.join(str(count) if count else '' for count in counts)} |")
+        groups.setdefault(group(record["name"]), []).append(record)
+    everyone = [record for members in groups.values() for record in members]
+    columns = {title: test for title, test in COLUMNS.items() if title == "**wrong**" or any(map(test, everyone))}
+    lines = [f"| {heading} | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
+    for title, members in [*sorted(groups.items()), ("**all**", everyone)]:
+        counts = [sum(map(test, members)) for test in columns.values()]
+        lines.append(f"| {title} | {' | '.join(str(count) for count in counts)} |")
     return "\n".join(lines)
 
 
@@ -179,10 +187,30 @@ def headline(records: list[Record]) -> str:
     pooled = [r for r in fit if r.get("pools")]
     wrong = sum(r["status"] == "wrong" for r in records)
     return (
-        f"{len(records)} models examined, {wrong} wrong. Of {len(rectified)} with ReLU or ReLU6 {right} are right; "
-        f"of {len(pooled)} with max-pooling {sum(bool(r.get('replayed')) for r in pooled)} replay their switches. "
-        f"{len(records) - len(fit)} are too large for the machine and not counted: only their sites were looked at."
+        f"{len(records)} models examined, {wrong} wrong. {len(rectified)} have a ReLU or ReLU6, and {right} of them "
+        f"are right. {len(pooled)} have max-pooling, and {sum(bool(r.get('replayed')) for r in pooled)} of them replay "
+        f"their switches. {len(records) - len(fit)} are too large for the machine and not counted: only their sites "
+        "were examined."
     )
+
+
+MEANING = """| word | meaning |
+|---|---|
+| right | under all three rules the maps equal the oracle's, the forward pass is equal bit for bit, the model is \
+unchanged afterwards, and recorded switches replay |
+| refused | the model has no rectifier between image and output, and the oracle finds none either (torch's meta \
+device shows it, without weights); or it is quantized |
+| no effect | no rectifier lies between image and output, so every rule gives the plain gradient |
+| failed | the examination ended with an error |
+| wrong | one of these does not hold |
+| too large | for the memory of the machine: the sites were examined, the maps were not |
+| undecided | with random weights nothing reaches the image, or the rules agree there |
+| switches | models with max-pooling whose recorded switches replay |
+| Captum right | Captum's GuidedBackprop and Deconvolution give the oracle's maps |
+| Captum wrong | at least one of its maps is neither the oracle's nor the plain gradient |
+| Captum silent | at least one of its maps is the plain gradient, without a warning (known without a run for models \
+that are refused here: it finds nothing to hook) |
+"""
 
 
 def page(records: list[Record]) -> str:
@@ -192,17 +220,28 @@ def page(records: list[Record]) -> str:
     listed = "\n".join(
         f"- `{r['name']}`: {r['status']}, {r.get('why') or '; '.join(r['problems'])}{_sites(r)}" for r in odd
     )
-    meaning = examination.__doc__.split("\n\n")[-1].replace("\n", " ").strip()
     return (
-        f"# Coverage\n\n{headline(records)}\n\nMade by `make coverage` with {versions}. {meaning}\n\n"
-        "*Captum right*: its GuidedBackprop and Deconvolution give the oracle's maps; *silent*: at least one is the "
-        "plain gradient, without a word (of refused models known without a run: there is nothing that it hooks)."
-        f"\n\n{table(records)}\n\n## One by one\n\n{listed or 'None.'}\n"
+        "# Coverage\n\nDoes attribkit handle your model rightly? It was tried on every model of torchvision and timm, "
+        f"beside a slow, independent implementation (the *oracle*) and beside Captum.\n\n{headline(records)}\n\n"
+        f"{table(records, library, 'library')}\n\n"
+        "[Family by family](coverage-by-family.md) has the same table for each file of the two libraries. For a model "
+        "of your own, `attribkit check MODEL` answers the same question.\n\n"
+        f"## What the words mean\n\n{MEANING}\nMade by `make coverage` with {versions}.\n\n"
+        f"## Neither right nor refused\n\n{listed or 'None.'}\n"
+    )
+
+
+def families_page(records: list[Record]) -> str:
+    """docs/coverage-by-family.md."""
+    return (
+        "# Coverage, family by family\n\nA family is a file of timm or torchvision that defines models. "
+        "[Coverage](coverage.md#what-the-words-mean) says what the words mean. Written by `make coverage`.\n\n"
+        f"{table(records, family, 'family')}\n"
     )
 
 
 def _sites(record: Record) -> str:
-    """What was found of a model whose maps were not made."""
+    """What is known of a model whose maps were not made."""
     if record["status"] != "too large" or "ops" not in record:
         return ""
     swapped = ", ".join(f"{count} {op}" for op, count in record["ops"].items())
@@ -236,10 +275,11 @@ def main() -> int:
             if record["status"] not in ("right", "refused"):
                 progress.console.print(f"{name}: {record['status']}, {record.get('why') or record.get('problems')}")
     records = [results[name] for name in names]
-    print(table(records))
+    print(table(records, family, "family"))
     print(headline(records))
     if not asked.patterns and not asked.sample:
         PAGE.write_text(page(records), encoding="utf-8")
+        FAMILIES.write_text(families_page(records), encoding="utf-8")
     return int(any(record["status"] == "wrong" for record in records))
 
 

@@ -1,4 +1,4 @@
-"""docs/validation.md: what the study on switches found, put between two lines of the document.
+"""What the study on switches found: verdicts between two lines of docs/validation.md, numbers in a page beside it.
 
 python benchmarks/validation_page.py docs/validation.md OUT [OUT ...]
 
@@ -26,20 +26,23 @@ BEGIN, END = "<!-- findings -->", "<!-- /findings -->"
 
 
 def write(document: Path, folders: Sequence[Path]) -> None:
-    """Put what results.json of the folders say between two lines of the document, and the images beside it."""
+    """Put the verdicts of the folders' results.json into the document; tables and images go beside it."""
     text = document.read_bytes().decode()
     if [line for line in text.splitlines() if line in (BEGIN, END)] != [BEGIN, END]:
         raise BadValue(f"{document} needs the line {BEGIN} and after it the line {END}, each of them once")
-    markdown, images = section([(json.loads((folder / "results.json").read_bytes()), folder) for folder in folders])
+    verdicts, tables, images = pages(
+        [(json.loads((folder / "results.json").read_bytes()), folder) for folder in folders]
+    )
     around = re.compile(f"^{BEGIN}$.*^{END}$", re.MULTILINE | re.DOTALL)
-    new = around.sub(lambda _: f"{BEGIN}\n\n{markdown}\n{END}", text)
+    new = around.sub(lambda _: f"{BEGIN}\n\n{verdicts}\n{END}", text)
     for name, data in images.items():
         write_whole(document.parent / "images" / name, data)
+    write_whole(document.with_name("validation-tables.md"), tables.encode())
     write_whole(document, new.encode())
 
 
-def section(runs: Sequence[tuple[Json, Path]]) -> tuple[str, dict[str, bytes]]:
-    """Markdown, and the images that it shows by their names."""
+def pages(runs: Sequence[tuple[Json, Path]]) -> tuple[str, str, dict[str, bytes]]:
+    """The verdicts and the tables as Markdown, and the images that they show by their names."""
     networks = _without_twins((name, network) for results, _ in runs for name, network in results["networks"].items())
     pictures = [(folder / each["file"], each["caption"]) for results, folder in runs for each in results["pictures"]]
     files = {name: {kind: _image(f"{kind}-{name}.svg") for kind in ("losses", "cascade")} for name in networks}
@@ -53,15 +56,18 @@ def section(runs: Sequence[tuple[Json, Path]]) -> tuple[str, dict[str, bytes]]:
             *((_image(path.name), path.read_bytes()) for path, _ in pictures),
         ]
     )
-    template = environment().overlay(loader=FileSystemLoader(Path(__file__).parent)).get_template("validation_page.md")
-    markdown = template.render(
-        runs=[results for results, _ in runs],
-        networks=networks,
-        holders=holders(networks),
-        files=files,
-        shown=[(_image(path.name), caption) for path, caption in pictures],
+    templates = environment().overlay(loader=FileSystemLoader(Path(__file__).parent))
+    facts = {
+        "runs": [results for results, _ in runs],
+        "networks": networks,
+        "holders": holders(networks),
+        "files": files,
+        "shown": [(_image(path.name), caption) for path, caption in pictures],
+    }
+    verdicts, tables = (
+        templates.get_template(name).render(facts) for name in ("validation_page.md", "validation_tables.md")
     )
-    return markdown, images
+    return verdicts, tables, images
 
 
 def _without_twins(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

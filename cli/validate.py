@@ -60,7 +60,7 @@ def command(
     """Put a paper's claim to numbers: guided backprop does without max-pool switches what the deconvnet needs them for.
 
     Every rule is scored with switches and without, on trained and on random weights. What is claimed, how it is
-    measured and when it counts as supported, refuted or undecided was fixed beforehand: docs/validation.md.
+    measured and when it counts as supported, refuted or undecided was fixed beforehand: docs/validation-design.md.
     """
     from attribkit.files import write_whole
     from attribkit.reference_models.switch_study import document, findings, parts, testset

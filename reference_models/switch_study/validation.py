@@ -1,4 +1,4 @@
-"""Does guided backprop work without switches? The experiment that docs/validation.md lays down.
+"""Does guided backprop work without switches? The experiment that docs/validation-design.md lays down.
 
 A subject, a network with its images, is looked at in *conditions* (with switches, without) under each rule, and every
 metric gives one score per image. What is compared sees the same images and the same units.

@@ -86,7 +86,7 @@ def test_results_are_kept_and_not_made_again(
     monkeypatch.setattr(sys, "argv", ["coverage.py", "timm:test_res*", "torchvision:resnet18"])
     assert coverage.main() == coverage.main() == 0
     assert made == ["torchvision:resnet18", "timm:test_resnet"]
-    assert "2 models examined, 0 wrong. Of 2 with ReLU or ReLU6 2 are right" in capsys.readouterr().out
+    assert "2 models examined, 0 wrong. 2 have a ReLU or ReLU6, and 2 of them are right" in capsys.readouterr().out
     assert not (tmp_path / "coverage.md").exists()
     lines = (tmp_path / "runs" / "coverage.jsonl").read_text(encoding="utf-8").splitlines()
     assert {json.loads(line)["stamp"]["torch"] for line in lines} == {torch.__version__}

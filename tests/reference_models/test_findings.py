@@ -111,12 +111,18 @@ def document(tmp_path: Path) -> Path:
     return path
 
 
+def said_in_pages(results: dict[str, Any], out: Path) -> str:
+    """The verdicts, and the tables after them."""
+    verdicts, tables, _ = validation_page.pages([(results, out)])
+    return verdicts + tables
+
+
 def page_without_plots(results: dict[str, Any], out: Path) -> str:
     return re.sub("<svg.*?</svg>", "", findings.page(results, out), flags=re.DOTALL)
 
 
 def test_what_speaks_against_the_claim_is_said_first(results: dict[str, Any], out: Path) -> None:
-    for said in (findings.page(results, out).split("<body>")[1], validation_page.section([(results, out)])[0]):
+    for said in (findings.page(results, out).split("<body>")[1], said_in_pages(results, out)):
         places = [
             re.search(f"{verdict}(</span>|\\*\\*) for", said) for verdict in ("refuted", "undecided", "supported")
         ]
@@ -131,7 +137,7 @@ def test_a_verdict_that_nobody_has_is_said_to_be_nobodys(results: dict[str, Any]
     for network in results["networks"].values():
         network["verdict"] = dict.fromkeys(VERDICTS, "supported")
     assert "refuted</span> for no network" in findings.page(results, out)
-    said, _ = validation_page.section([(results, out)])
+    said = said_in_pages(results, out)
     assert "**refuted** for no network." in said
     assert r"a\_net (every metric)," in said
 
@@ -142,7 +148,7 @@ def number(value: float) -> str:
 
 def test_every_measurement_is_in_the_tables(results: dict[str, Any], out: Path) -> None:
     """The page has all of them, and the section those of trained networks, and the others' means."""
-    page, (said, _) = page_without_plots(results, out), validation_page.section([(results, out)])
+    page, said = page_without_plots(results, out), said_in_pages(results, out)
     assert len(list(intervals(results))) > 250
     for one in intervals(results):
         assert f"{number(one['mean'])} <small>{number(one['low'])} to {number(one['high'])}</small>" in page
@@ -160,7 +166,7 @@ def test_every_measurement_is_in_the_tables(results: dict[str, Any], out: Path) 
 
 
 def test_circumstances_are_said(results: dict[str, Any], out: Path) -> None:
-    for said in (findings.page(results, out), validation_page.section([(results, out)])[0]):
+    for said in (findings.page(results, out), said_in_pages(results, out)):
         for each in (
             "CIFAR-10 (JPEG)",
             "0123456789abcdef",
@@ -185,7 +191,7 @@ def test_what_is_undefined_is_said_in_a_word(results: dict[str, Any], out: Path)
     page = findings.page(results, out)
     assert "guided: undefined" in page.split("</svg>")[0]
     assert re.search(r"undefined\s+<small>37 undefined", page)
-    said, _ = validation_page.section([(results, out)])
+    said = said_in_pages(results, out)
     assert "→ undefined<br>undefined, 37 undefined |" in said
     assert "0.000 (" in said
     assert ", 3 undefined |" in said
@@ -194,12 +200,13 @@ def test_what_is_undefined_is_said_in_a_word(results: dict[str, Any], out: Path)
 
 
 def test_names_make_no_markup(results: dict[str, Any], out: Path) -> None:
-    page, (said, images) = findings.page(results, out), validation_page.section([(results, out)])
+    page, (*both, images) = findings.page(results, out), validation_page.pages([(results, out)])
+    said = "".join(both)
     for each in (page, said):
         assert "<b>_x" not in each
         assert "<map>" not in each
     assert "b|&lt;b&gt;_x_`&#34;" in page
-    assert r'### b\|&lt;b&gt;\_x\_\`"' in said
+    assert r'## b\|&lt;b&gt;\_x\_\`"' in said
     for table in re.findall(r"(?:^\|.*\n)+", said, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1
     assert all(re.fullmatch(r"[\w.-]+", name) for name in images)
@@ -266,7 +273,8 @@ def test_pictures_come_along(results: dict[str, Any], out: Path, document: Path)
     assert [(base64.b64decode(data), alt) for data, alt in found] == [(PICTURE, "A &lt;map&gt; of [it] | here")]
     validation_page.write(document, [out])
     assert (document.parent / "images" / "validation-a-class.png").read_bytes() == PICTURE
-    shown = re.findall(r"\]\(images/(.*?)\)", document.read_text())
+    tables = document.with_name("validation-tables.md")
+    shown = re.findall(r"\]\(images/(.*?)\)", tables.read_text())
     assert sorted(shown) == sorted(path.name for path in (document.parent / "images").iterdir())
     assert len(shown) == 5  # with two plots of each network
 
@@ -290,7 +298,8 @@ def test_the_page_is_the_same_each_time(results: dict[str, Any], out: Path) -> N
 def test_several_runs_are_one_section(tmp_path: Path, out: Path, document: Path) -> None:
     """A network of both is an error, and so are two pictures of one name."""
     validation_page.write(document, [out, kept(tmp_path / "photographs", made_up("other"))])
-    assert all(f"### {name}" in document.read_text() for name in (r"a\_net", r"b\|", "other"))
+    tables = document.with_name("validation-tables.md").read_text()
+    assert all(f"## {name}" in tables for name in (r"a\_net", r"b\|", "other"))
     before = document.read_bytes()
     for name in ("a_net", "another"):
         with pytest.raises(ValueError, match=r"two of .* name (a_net|validation-a-class.png)$"):
