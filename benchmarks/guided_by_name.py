@@ -55,7 +55,7 @@ def rows(name: str) -> Iterator[tuple[str, str]]:
     for kinds in ("rectifiers", "all"):
         label = f"attribkit guided, activations={kinds}"
         try:
-            ours = attribkit.Explainer(loaded, "guided", activations=kinds)(image.detach(), target=target)  # type: ignore[arg-type]
+            ours = attribkit.Explainer(loaded, "guided", activations=kinds)(image.detach(), target=target)
             yield label, f"{_against(ours.values, gradient)} ({ours.sites_in_words})"
         except attribkit.NothingToRewrite as refusal:
             yield label, f"refused, since {refusal}"
