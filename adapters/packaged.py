@@ -93,7 +93,11 @@ def _squeezenet(weights: Weights, classes: int | None) -> LoadedModel:
 
 
 def _from_caffe(layers: Mapping[str, Any]) -> StateDict:
-    """Kernels of height x width x in x out, under torchvision's names."""
+    """Kernels of height x width x in x out, under torchvision's names.
+
+    Caffe's pictures are blue, green, red. The first kernels are turned around, so that inputs, and maps of them, are
+    red, green, blue as everywhere else; the network computes the same.
+    """
     names = {"conv1": "features.0", "conv10": "classifier.1"}
     for fire, place in enumerate(_FIRES, start=2):
         for part in ("squeeze1x1", "expand1x1", "expand3x3"):
@@ -103,6 +107,7 @@ def _from_caffe(layers: Mapping[str, Any]) -> StateDict:
     for layer, (kernel, bias) in layers.items():
         state[f"{names[layer]}.weight"] = torch.from_numpy(np.ascontiguousarray(np.transpose(kernel, (3, 2, 0, 1))))
         state[f"{names[layer]}.bias"] = torch.from_numpy(np.asarray(bias).reshape(-1).copy())
+    state["features.0.weight"] = state["features.0.weight"].flip(1)
     return state
 
 
@@ -156,11 +161,11 @@ def read_arrays(path: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class CaffePreprocess(Preprocess):
-    """The middle of a picture, in blue, green and red from 0 to 255, less the mean colour of ImageNet."""
+    """The middle of a picture, in numbers from 0 to 255 less the mean colour of ImageNet."""
 
     side: int = 224
     margin: float = 256 / 224
-    mean: tuple[float, float, float] = (104.0, 117.0, 123.0)
+    mean: tuple[float, float, float] = (123.0, 117.0, 104.0)
 
     def transform(self, size: Size | None) -> Callable[[Image], Tensor]:
         from torchvision.transforms import functional
@@ -170,12 +175,12 @@ class CaffePreprocess(Preprocess):
         def apply(image: Image) -> Tensor:
             larger = functional.resize(image, [round(max(height, width) * self.margin)], antialias=True)
             colours = functional.pil_to_tensor(functional.center_crop(larger, [height, width])).float()
-            return colours.flip(0) - self._mean
+            return colours - self._mean
 
         return apply
 
     def restore(self, x: Tensor) -> Tensor:
-        return (x + self._mean).flip(-3) / 255
+        return (x + self._mean) / 255
 
     @property
     def _mean(self) -> Tensor:

@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attribkit import Attribution, Unit
+    from attribkit import Attribution, Switches, Unit
     from attribkit.adapters.images import ImageError
     from attribkit.adapters.source import LoadedModel
     from attribkit.cli.pictures import GivenImage
     from attribkit.explaining.targets import Asked
     from attribkit.report.shown import Shown
+
+
+_SAID = {
+    "own": "own switches",
+    "uniform": "no switches",
+    "center": "no switches (center)",
+    "corner": "no switches (corner)",
+}
+"""How ways past max-pools are called where they are compared; recorded ones by their files."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +35,21 @@ class Question:
     layers: list[str | None]
     channels: list[int] | None
     at: Literal["max", "all"] | tuple[int, ...]
-    target: int | None
+    classes: list[int] | None
     size: int | None
+    switches: Mapping[str, str | Switches]
+    """The ways past max-pools, by their names: several are shown beside each other."""
     rewriting: Mapping[str, Any]
-    """Options of an explainer that have no words of their own here: switches, activations, overlap..."""
+    """Options of an explainer that have no words of their own here: activations, overlap..."""
+
+    def columns(self) -> list[tuple[str, str, str]]:
+        """Each map's name, its rule and its way past max-pools, those of one rule side by side."""
+        several = len(self.switches) > 1
+        return [
+            (f"{method}, {_SAID.get(way, f'switches of {way}')}" if several else method, method, way)
+            for method in self.methods
+            for way in self.switches
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +92,7 @@ class Answer:
                 unit=unit,
                 label=self.label(unit) or self.likeliest,
                 sites={method: result.sites_in_words for method, result in self.results.items()},
+                ways=len(self.question.switches),
             )
 
 
@@ -90,8 +111,13 @@ class Respondent:
         self.loaded = loaded
         self.question = question
         self.failed: list[tuple[GivenImage, ImageError]] = []
-        methods, rewriting = question.methods, question.rewriting
-        self.explainers = {layer: Explainer(loaded, methods, layer=layer, **rewriting) for layer in question.layers}
+        self.explainers = {
+            layer: {
+                way: Explainer(loaded, question.methods, layer=layer, switches=switches, **question.rewriting)
+                for way, switches in question.switches.items()
+            }
+            for layer in question.layers
+        }
 
     def answers(self, sources: Iterable[GivenImage]) -> Iterator[list[Answer]]:
         """For each image that can be read, in their order, an answer per layer."""
@@ -123,12 +149,7 @@ class Respondent:
         start = time.perf_counter()
         images = on_device(self.loaded, torch.stack([x for _, x in waiting]))
         seen = self._seen(images) if self.question.layers != [None] else {}
-        results = {}
-        for layer, explainer in self.explainers.items():
-            explained = explainer.explained(images, self._target(layer, len(images)), seen.get(layer))
-            results[layer] = explainer.results(explained)
-            if layer is None and self.loaded.output is None:
-                seen[None] = explained.output
+        results = {layer: self._results(layer, images, seen) for layer in self.question.layers}
         likeliest = self._likeliest_classes(len(images), seen.get(None))
         seconds = (time.perf_counter() - start) / len(waiting) / len(results)
         for number, (source, _) in enumerate(waiting):
@@ -146,11 +167,22 @@ class Respondent:
                 for layer, by_method in results.items()
             ]
 
+    def _results(self, layer: str | None, images: Tensor, seen: dict[str | None, Any]) -> dict[str, Attribution]:
+        """By the names of the columns; what the network says is kept in `seen` where it comes out."""
+        by_way = {}
+        for way, explainer in self.explainers[layer].items():
+            explained = explainer.explained(images, self._target(layer, len(images)), seen.get(layer))
+            by_way[way] = explainer.results(explained)
+            if layer is None and self.loaded.output is None:
+                seen[None] = explained.output
+        return {name: by_way[way][method] for name, method, way in self.question.columns()}
+
     def _target(self, layer: str | None, images: int) -> Asked:
         from attribkit.explaining.targets import Asked, as_channels
 
-        question, name = self.question, "target" if layer is None else "channel"
-        return Asked(layer, as_channels(question.target, question.channels, images, name), question.at)
+        classes, channels = self.question.classes, self.question.channels
+        name, several = ("target", classes) if layer is None else ("channel", channels)
+        return Asked(layer, as_channels(None, several, images, name), self.question.at)
 
     def _seen(self, images: Tensor) -> dict[str | None, Any]:
         """What a classifier says of the images, under None, and its layers' outputs on the way there."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 METHODS = ("guided", "deconvnet", "backprop")
 CONVENTIONS = ("own", "uniform", "center", "corner")
-VIEWS = ("signed", "positive", "absolute", "classic")
+VIEWS = ("classic", "signed", "absolute", "positive")
 
 
 @click.command("explain")
@@ -28,22 +28,44 @@ VIEWS = ("signed", "positive", "absolute", "classic")
     "--layer",
     "-l",
     "layers",
-    default="",
+    multiple=True,
+    callback=options.joined,
     shell_complete=options.layer_names,
     help="One or more, separated by commas: conv3,conv9.",
 )
-@click.option("--channel", "-c", "channels", default="", metavar="N", help="One or more.  [default: the strongest]")
+@click.option(
+    "--channel",
+    "-c",
+    "channels",
+    multiple=True,
+    callback=options.joined,
+    metavar="N",
+    help="One or more.  [default: the strongest]",
+)
 @click.option("--at", default="max", show_default=True, metavar="Y,X|max|all", help="Position in the layer's map.")
 @click.option(
-    "--class", "target", metavar="NAME|N", help="Explain this class, not a layer.  [default: the predicted one]"
+    "--class",
+    "classes",
+    multiple=True,
+    metavar="NAME|N",
+    help="Explain this class, or several, not a layer.  [default: the predicted one]",
 )
-@click.option("--method", default=",".join(METHODS), show_default=True, help="One or more rules.")
+@click.option(
+    "--method",
+    multiple=True,
+    callback=options.joined,
+    default=[",".join(METHODS)],
+    show_default=True,
+    help="One or more rules.",
+)
 @click.option(
     "--switches",
-    default="own",
+    multiple=True,
+    callback=options.joined,
+    default=["own"],
     show_default=True,
     metavar="|".join((*CONVENTIONS, "FILE")),
-    help="Where max-pools send the signal.",
+    help="Where max-pools send the signal; own,uniform shows both side by side.",
 )
 @click.option(
     "--activations",
@@ -74,7 +96,7 @@ VIEWS = ("signed", "positive", "absolute", "classic")
     help="rule: the deconvnet bypasses local response normalisation.",
 )
 @click.option("--precision", type=click.Choice(["bfloat16"]), help="Faster and coarser.  [default: float32]")
-@click.option("--view", type=click.Choice(VIEWS), default="signed", show_default=True, help="How a png shows maps.")
+@click.option("--view", type=click.Choice(VIEWS), default=VIEWS[0], show_default=True, help="How a png shows maps.")
 @options.size
 @click.option(
     "--out",
@@ -86,7 +108,12 @@ VIEWS = ("signed", "positive", "absolute", "classic")
     help="A folder, or a file where only one is written.",
 )
 @click.option(
-    "--format", "-f", "formats", default="", help=f"One or more of {', '.join(results.FORMATS)}.  [default: png]"
+    "--format",
+    "-f",
+    "formats",
+    multiple=True,
+    callback=options.joined,
+    help=f"One or more of {', '.join(results.FORMATS)}.  [default: png]",
 )
 @options.device
 @options.as_json
@@ -112,7 +139,7 @@ def command(
     attribkit explain cat.jpg --model all_cnn_c --layer conv9
     attribkit explain photos/ --model torchvision:resnet18 --class tabby --format png,html
     """
-    if asked["layers"] and asked["target"] is not None:
+    if asked["layers"] and asked["classes"]:
         raise click.UsageError("--class asks for an output of the network, --layer for a unit inside: give one of them")
     if asked["channels"] and not asked["layers"]:
         raise click.UsageError("--channel belongs to --layer; --class N asks for an output of the network")
@@ -123,7 +150,7 @@ def command(
     loaded = options.loaded(model, weights, device)
     question = _question(loaded, **asked)
     files = results.Files(out, wanted, view, _facts(loaded))
-    files.check(len(pictures) * len(question.layers), len(question.methods))
+    files.check(len(pictures) * len(question.layers), len(question.columns()))
     explain_all(pictures, Respondent(loaded, question), files, as_json, quiet)
 
 
@@ -132,7 +159,7 @@ def _question(
     layers: str,
     channels: str,
     at: str,
-    target: str | None,
+    classes: tuple[str, ...],
     method: str,
     switches: str,
     size: int | None,
@@ -146,22 +173,31 @@ def _question(
         layers=chosen or [None],
         channels=options.numbers(channels, "--channel") or None,
         at=at if at in ("max", "all") else tuple(options.numbers(at, "--at")),  # type: ignore[arg-type]
-        target=None if target is None else _class(target, loaded),
+        classes=_classes(classes, loaded),
         size=size,
-        rewriting={"switches": _switches(switches), **rewriting},
+        switches=_ways(switches, rewriting["replay"]),
+        rewriting=rewriting,
     )
 
 
-def _class(text: str, loaded: LoadedModel) -> int:
+def _classes(texts: tuple[str, ...], loaded: LoadedModel) -> list[int] | None:
+    """The numbers of classes; a comma parts two, unless it belongs to a label."""
     from attribkit.explaining.labels import class_number
 
-    return int(text) if text.isdecimal() else class_number(text, loaded.labels)
+    labels = {label.lower() for label in loaded.labels}
+    names = [part.strip() for text in texts for part in ([text] if text.lower() in labels else text.split(","))]
+    numbers = [int(name) if name.isdecimal() else class_number(name, loaded.labels) for name in names if name]
+    return list(dict.fromkeys(numbers)) or None
 
 
-def _switches(text: str) -> str | Switches:
+def _ways(text: str, replay: str) -> dict[str, str | Switches]:
+    """The ways past max-pools: conventions, or files of recorded switches."""
     from attribkit import Switches
 
-    return text if text in CONVENTIONS else Switches.load(text)
+    words = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip())) or ["own"]
+    if len(words) > 1 and replay == "both":
+        raise click.UsageError("--replay both changes the units themselves: give it one kind of --switches")
+    return {word: word if word in CONVENTIONS else Switches.load(word) for word in words}
 
 
 def _facts(loaded: LoadedModel) -> dict[str, str]:

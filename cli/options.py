@@ -83,6 +83,11 @@ quiet = click.option("--quiet", "-q", is_flag=True, envvar="ATTRIBKIT_QUIET", he
 debug = click.option("--debug", is_flag=True, help="Show where an error comes from.", expose_value=False)
 
 
+def joined(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> str:
+    """An option that is given more than once, as if its values were given at once, separated by commas."""
+    return ",".join(values)
+
+
 def loaded(name: str, weights: str, device: str | None) -> LoadedModel:
     """The model, on its device."""
     import torch

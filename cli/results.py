@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -78,7 +79,7 @@ class Files:
             yield self._picture(answer)
         elif ending != "html":
             for method, result in answer.results.items():
-                path = self._path(f"{answer.stem}.{method}.{ending}")
+                path = self._path(f"{answer.stem}.{_in_a_file_name(method)}.{ending}")
                 result.save(path)
                 yield path
 
@@ -89,6 +90,11 @@ class Files:
         path = self._path(f"{answer.stem}.png")
         pictures.write_png(path, _stacked([panel(shown, self.view) for shown in answer.shown()]))
         return path
+
+
+def _in_a_file_name(text: str) -> str:
+    """Words joined by hyphens: "guided, no switches" is guided-no-switches."""
+    return "-".join(re.findall(r"[\w.]+", text))
 
 
 def _stacked(pictures: list[Any]) -> Any:
@@ -111,7 +117,7 @@ def as_words(answer: Answer, files: list[Path]) -> str:
     lines += [f"  {_unit_in_words(answer, unit)}" for unit in answer.units]
     sites = {method: result.sites_in_words for method, result in answer.results.items()}
     if len(set(sites.values())) == 1:
-        sites = {", ".join(sites): next(iter(sites.values()))}
+        sites = {", ".join(answer.question.methods): next(iter(sites.values()))}
     lines += [f"  {methods}: {words}" for methods, words in sites.items()]
     lines.append(f"  {answer.seconds:.1f} s  {' '.join(map(str, files))}".rstrip())
     return "\n".join(lines)
@@ -128,7 +134,7 @@ def cautions(answer: Answer) -> list[str]:
 def _unit_in_words(answer: Answer, unit: Unit) -> str:
     question = answer.question
     if unit.layer is None:
-        chosen = ", the predicted one" if question.target is None else ""
+        chosen = ", the predicted one" if question.classes is None else ""
         name = f" ({label})" if (label := answer.label(unit)) else ""
         return f"class {unit.channel}{name}{chosen}: {unit.activation:.4g}"
     channel = f"{unit.layer}, channel {unit.channel}"

@@ -114,7 +114,7 @@ class Attribution:
         units = tuple(replace(self.units[row], image=0) for row in rows)
         return replace(self, values=self.values[rows], units=units)
 
-    def save(self, path: str | os.PathLike[str], *, view: str = "signed") -> None:
+    def save(self, path: str | os.PathLike[str], *, view: str = "classic") -> None:
         """Write a file, whole or not at all, in the format that its ending names.
 
         - `.png`: the map as a picture, or a grid of all of them.

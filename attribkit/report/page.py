@@ -58,7 +58,7 @@ def page(shown: Sequence[Shown], facts: Mapping[str, str]) -> bytes:
         entries=[Entry(each, store(each)) for each in shown],
         images=len({(each.name, each.picture.tobytes()) for each in shown}),  # folders may hold the same name
         methods=list(methods),
-        explained={method: words for method, words in METHODS.items() if method in methods},
+        explained={rule: words for rule, words in METHODS.items() if any(m.startswith(rule) for m in methods)},
         colours=COLOURS,
         facts=facts,
         style=_source("page.css"),

@@ -15,14 +15,14 @@ _SIDE = 224
 _BOX_INNER, _BOX_OUTER = (255, 196, 0), (20, 20, 20)
 
 COLOURS = {
+    "classic": "Mid-grey is zero, as in the papers; colours are those in which a pixel counts.",
     "signed": "Red is above zero, blue below, white is zero.",
     "absolute": "Black is zero, bright is large of either sign.",
     "positive": "What is above zero; black is zero or below.",
-    "classic": "Mid-grey is zero, as in the papers.",
 }
 
 
-def panel(shown: Shown, view: str = "signed", strengths: Mapping[str, float] | None = None) -> Picture:
+def panel(shown: Shown, view: str = "classic", strengths: Mapping[str, float] | None = None) -> Picture:
     """The picture with the unit's box, then the map of each method, each under its name and its full strength.
 
     Where the unit sees only part of the picture, a second row shows that part of each, enlarged by whole pixels.
@@ -38,18 +38,40 @@ def panel(shown: Shown, view: str = "signed", strengths: Mapping[str, float] | N
     """
     strengths = strengths or common_strengths([shown], view)
     maps = [pictures.picture(values, view, strengths[method]) for method, values in shown.maps.items()]
-    factor = _factor(shown.picture)
-    captions = [["picture", _size(shown.picture)]]
-    captions += [[method, scale(strengths[method])] for method in shown.maps]
-    images = [_boxed(shown, factor), *(rimmed(pictures.enlarged(each, factor)) for each in maps)]
-    rows = [Row(captions, images)]
-    if shown.part:
-        rows.append(_closer(shown.part, [shown.picture, *maps]))
+    rows = _compared(shown, maps, strengths) if shown.ways > 1 else _in_a_row(shown, maps, strengths)
     foot = [COLOURS[view], *(f"{', '.join(methods)}: {report}" for report, methods in shown.reports.items())]
     return sheet(shown.name, shown.summary, rows, foot)
 
 
-def common_strengths(shown: Iterable[Shown], view: str = "signed") -> dict[str, float]:
+def _in_a_row(shown: Shown, maps: list[Picture], strengths: Mapping[str, float]) -> list[Row]:
+    """The maps beside the picture, and below them the part that the unit sees."""
+    factor = _factor(shown.picture)
+    captions = [["picture", _size(shown.picture)]]
+    captions += [[method, scale(strengths[method])] for method in shown.maps]
+    images = [_boxed(shown, factor), *(rimmed(pictures.enlarged(each, factor)) for each in maps)]
+    closer = [_closer(shown.part, [shown.picture, *maps])] if shown.part else []
+    return [Row(captions, images), *closer]
+
+
+def _compared(shown: Shown, maps: list[Picture], strengths: Mapping[str, float]) -> list[Row]:
+    """A row per rule, whose maps differ in how their signal passes max-pools; of the part that the unit sees only."""
+    top, left, bottom, right = shown.part or (0, 0, *shown.picture.shape[:2])
+    factor = _factor(shown.picture[top:bottom, left:right])
+    tiles = [rimmed(pictures.enlarged(each[top:bottom, left:right], factor)) for each in (shown.picture, *maps)]
+    whole = _boxed(shown, _factor(shown.picture))
+    first = [(["picture", _size(shown.picture)], whole)]
+    if shown.part:
+        first.append((["what the unit sees", f"{bottom - top} x {right - left} pixels, x{factor}"], tiles[0]))
+    captions = [[name, scale(strengths[name])] for name in shown.maps]
+    rows = []
+    for start in range(0, len(maps), shown.ways):
+        caption, image = first.pop(0) if first else ([], np.full_like(tiles[0], 255))
+        stop = start + shown.ways
+        rows.append(Row([caption, *captions[start:stop]], [image, *tiles[start + 1 : stop + 1]]))
+    return rows
+
+
+def common_strengths(shown: Iterable[Shown], view: str = "classic") -> dict[str, float]:
     """Strengths that put the maps of each method on one scale.
 
     Args:

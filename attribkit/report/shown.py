@@ -27,7 +27,7 @@ def caution(unit: Unit, methods: Iterable[str]) -> str | None:
     Returns:
         The warning, or None where there is nothing to warn of.
     """
-    blind = [method for method in methods if method.startswith(BLIND_TO_CLASSES)]
+    blind = dict.fromkeys(rule for method in methods if (rule := method.partition(", ")[0]) in BLIND_TO_CLASSES)
     if unit.layer is not None or not blind:
         return None
     return f"{' and '.join(blind)} maps hardly depend on the class: docs/metrics.md has figures"
@@ -44,6 +44,7 @@ class Shown:
         unit: What the maps explain.
         label: What the network takes the image for, or what the unit is: "tiger cat, 38%".
         sites: For each method a sentence about its sites.
+        ways: How many maps of each rule follow each other, which differ in how their signal passes max-pools.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Shown:
     unit: Unit
     label: str
     sites: Mapping[str, str]
+    ways: int = 1
 
     def __post_init__(self) -> None:
         if not self.maps:
@@ -98,8 +100,10 @@ class Shown:
 
     @property
     def reports(self) -> dict[str, list[str]]:
-        """The sentences about sites, each with the methods that it holds for."""
+        """The sentences about sites, each with the rules that it holds for."""
         reports: dict[str, list[str]] = {}
         for method, sentence in self.sites.items():
-            reports.setdefault(sentence, []).append(method)
+            rule = method.partition(", ")[0] if self.ways > 1 else method
+            if rule not in (rules := reports.setdefault(sentence, [])):
+                rules.append(rule)
         return reports

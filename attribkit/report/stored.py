@@ -23,6 +23,9 @@ _STEPS = (127, 63, 31, 15, 7)
 # Bytes: for a pixel of the picture, for a pixel of a map, and for each file where there are hardly any pixels.
 _PICTURE_BUDGET, _MAP_BUDGET, _LEAST = 3.0, 1.4, 2000
 _LARGEST_WEBP = 16383
+# This percentile of the magnitudes that are not zero is the largest that is kept. It lies above full strength, as the
+# signed view adds colours up, and large ones of both signs cancel.
+_KEPT = 99.5
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,16 @@ def _stored(values: npt.NDArray[Any], steps: int) -> StoredMap:
         values = values.astype(np.float64).sum(axis=0, keepdims=True)
     strengths = {view: pictures.full_strength(values, view) for view in pictures.VIEWS}
     # The sum of three channels may be larger, but it is made in the browser, of what is stored.
-    largest = max(strength for view, strength in strengths.items() if view != "signed")
+    largest = max(_kept(values), *(strength for view, strength in strengths.items() if view != "signed"))
     shares = np.clip(values.astype(np.float64) / (largest or 1.0), -1, 1)
     stepped = np.rint(ZERO + FULL * (np.rint(shares * steps) / steps)).astype(np.uint8)
     image = np.broadcast_to(stepped.transpose(1, 2, 0), (*stepped.shape[1:], 3))
     return StoredMap(_uri(np.ascontiguousarray(image)), len(values), largest, strengths)
+
+
+def _kept(values: npt.NDArray[Any]) -> float:
+    magnitudes = np.abs(values[values != 0]).astype(np.float64)
+    return float(np.percentile(magnitudes, _KEPT)) if magnitudes.size else 0.0
 
 
 def _uri(image: Picture) -> str:

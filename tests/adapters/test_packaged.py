@@ -50,17 +50,18 @@ def test_the_weights_are_those_of_the_same_network_in_another_file() -> None:
         pytest.skip("no copy of the weights beside the checkout")
     mine, theirs = attribkit.load("packaged:squeezenet1_1"), attribkit.load("torchvision:squeezenet1_1", other)
     ours = mine.model.state_dict()
+    ours["features.0.weight"] = ours["features.0.weight"].flip(1)  # of blue, green, red
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.model.state_dict().items())
 
 
-def test_the_input_is_blue_first_and_comes_back_as_the_picture() -> None:
-    """From 0 to 255 less the mean, as Caffe had it."""
+def test_the_input_comes_back_as_the_picture() -> None:
+    """From 0 to 255 less the mean, in the order of everybody's colours."""
     preprocess = attribkit.load("packaged:squeezenet1_1", "none").preprocess
     picture = np.zeros((300, 400, 3), np.uint8)
     picture[..., 0], picture[..., 2] = 200, 10
     x = preprocess(picture)
     assert x.shape == (3, 224, 224)
-    assert x[:, 100, 100].tolist() == [10 - 104, 0 - 117, 200 - 123]
+    assert x[:, 100, 100].tolist() == [200 - 123, 0 - 117, 10 - 104]
     assert np.array_equal(preprocess.undo(x), picture[:224, :224])
     assert preprocess(Image.fromarray(picture), size=64).shape == (3, 64, 64)
 

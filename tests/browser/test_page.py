@@ -142,7 +142,7 @@ def test_each_view_is_drawn_as_the_library_draws_it(opened, view, number):
 def test_the_keyboard_goes_through_the_views(opened):
     tab = opened()
     seen = []
-    press(tab.get_by_role("radio", name="signed"), "Tab")
+    press(tab.get_by_role("radio", name="classic"), "Tab")
     tab.keyboard.press("Shift+Tab")
     for _ in pictures.VIEWS:
         told = tab.locator(".key p:visible")
@@ -150,7 +150,7 @@ def test_the_keyboard_goes_through_the_views(opened):
         seen.append((told.inner_text(), drawn(tab).tobytes(), tab.locator(".bar i").get_attribute("style")))
         tab.keyboard.press("ArrowRight")
     assert [len(set(part)) for part in zip(*seen, strict=True)] == [4, 4, 3]  # two bars go from black to white
-    assert tab.get_by_role("radio", name="signed").is_checked()
+    assert tab.get_by_role("radio", name="classic").is_checked()
 
 
 @pytest.mark.parametrize("how", ["mouse", "keyboard"])
@@ -164,7 +164,7 @@ def test_a_method_is_chosen_by_its_map_and_shown_large(opened, how):
     assert chosen.get_attribute("data-method") == "deconvnet"
     assert (on_stage(tab) == drawn(tab, 0, 1)).all()
     assert (drawn(tab, 0, 0) != drawn(tab, 0, 1)).any()
-    assert article(tab).locator(".layers canvas").get_attribute("aria-label") == "map by deconvnet, signed view"
+    assert article(tab).locator(".layers canvas").get_attribute("aria-label") == "map by deconvnet, classic view"
     assert article(tab, 1).locator("label.card:has(input:checked)").get_attribute("data-method") == "guided"
 
 
@@ -285,8 +285,8 @@ def test_one_scale_can_be_used_for_all_units(opened, how):
         press(common, "Space")
     told = {card.inner_text() for card in tab.locator("[data-method=guided] .scale").all()}
     assert len(told) == 1
-    strength = pictures.full_strength(ALL[1].maps["guided"])
-    assert about(drawn(tab), pictures.picture(ALL[0].maps["guided"], "signed", strength))
+    strength = pictures.full_strength(ALL[1].maps["guided"], "classic")
+    assert about(drawn(tab), pictures.picture(ALL[0].maps["guided"], "classic", strength))
     common.uncheck()
     assert (drawn(tab) == weak).all()
 

@@ -89,6 +89,56 @@ def test_without_a_layer_the_predicted_class_is_explained_or_the_one_named(expla
     assert wrong.err.endswith("no class is called 'tru'; the nearest:\n     9  truck\n")
 
 
+def test_a_repeated_option_takes_all_that_it_is_given(explain: Command) -> None:
+    """As commas do; the last alone was taken once."""
+    apart = ("--layer", "conv3", "--layer", "conv7", "--channel", "1", "--channel", "2", "-f", "npz", "-f", "json")
+    at_once = ("--layer", "conv3,conv7", "--channel", "1,2", "-f", "npz,json")
+    rules = (("--method", "guided", "--method", "backprop"), ("--method", "guided,backprop"))
+    one, other = (json.loads(explain("cat.jpg", *words, "--json").out) for words in zip_words((apart, at_once), rules))
+    assert one == other
+    assert len(one["explained"]) == 2
+    assert len(one["explained"][0]["files"]) == 4
+    classes = json.loads(explain("cat.jpg", "--class", "cat", "--class", "dog,9", "--json").out)["explained"][0][
+        "units"
+    ]
+    assert [unit["label"] for unit in classes] == ["cat", "dog", "truck"]
+
+
+def zip_words(*pairs: tuple[tuple[str, ...], tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """The first words of every pair, then the second words."""
+    return [sum(words, ()) for words in zip(*pairs, strict=True)]
+
+
+def test_maps_with_switches_and_without_are_made_at_once(run: Command) -> None:
+    """Each is what its own call gives; the sites are reported once."""
+    words = (
+        "explain",
+        CAT,
+        "--model",
+        "packaged:squeezenet1_1",
+        "--layer",
+        "features.4",
+        "--method",
+        "deconvnet,guided",
+    )
+    both = run(*words, "--switches", "uniform,own", "--format", "npz", "--out", "both", "--json")
+    files = json.loads(both.out)["explained"][0]["files"]
+    names = ["deconvnet-no", "deconvnet-own", "guided-no", "guided-own"]
+    assert files == [f"both/cat.features.4.{name}-switches.npz" for name in names]
+    alone = run(*words, "--switches", "uniform", "--format", "npz", "--out", "alone", "--json")
+    maps = [attribkit.Attribution.load(files[0]), *map(attribkit.Attribution.load, files_of(alone)[:1])]
+    assert torch.equal(maps[0].values, maps[1].values)
+    assert not torch.equal(maps[0].values, attribkit.Attribution.load(files[1]).values)
+    assert "  deconvnet, guided: " in run(*words, "--switches", "own,uniform").out
+    assert "one kind of --switches" in run(*words, "--switches", "own,uniform", "--replay", "both").err
+
+
+def files_of(done: Done) -> list[str]:
+    """The files of the first answer."""
+    files: list[str] = json.loads(done.out)["explained"][0]["files"]
+    return files
+
+
 def test_random_weights_name_no_classes(run: Command) -> None:
     """They would say "photocopier 93%" with ImageNet's labels."""
     words = ("explain", CAT, "--model", "torchvision:squeezenet1_1", "--weights", "none", "--method", "guided")

@@ -32,7 +32,7 @@ def decoded(png):
 def test_signed_shows_zero_as_white_and_the_signs_as_red_and_blue():
     values = np.zeros((3, 1, 3))
     values[:, 0, 1], values[:, 0, 2] = 1, -1
-    zero, above, below = picture(values)[0].astype(int)
+    zero, above, below = picture(values, "signed")[0].astype(int)
     assert tuple(zero) == WHITE
     assert above[0] > above[2] + 50
     assert below[2] > below[0] + 50
@@ -40,15 +40,15 @@ def test_signed_shows_zero_as_white_and_the_signs_as_red_and_blue():
 
 def test_signed_sums_over_the_channels():
     values = np.array([[[1.0, 2.0]], [[-1.0, 1.0]]])
-    shown = picture(values)
+    shown = picture(values, "signed")
     assert tuple(shown[0, 0]) == WHITE
-    assert tuple(shown[0, 1]) == tuple(picture(np.ones((1, 1, 1)))[0, 0])
+    assert tuple(shown[0, 1]) == tuple(picture(np.ones((1, 1, 1)), "signed")[0, 0])
 
 
 def test_signed_darkens_steadily_and_alike_on_both_sides():
     """In grey the picture reads as magnitude: neither side looks stronger, more never looks like less."""
     ramp = np.linspace(0, 1, 200)
-    up, down = (picture(sign * ramp[None, None])[0] @ [0.299, 0.587, 0.114] for sign in (1, -1))
+    up, down = (picture(sign * ramp[None, None], "signed", 1.0)[0] @ [0.299, 0.587, 0.114] for sign in (1, -1))
     assert (np.diff(up) <= 0.5).all()
     assert (np.diff(down) <= 0.5).all()
     assert abs(up - down).max() < 40
@@ -106,7 +106,7 @@ def test_without_a_strength_a_map_has_its_own(random, view):
 def test_full_strength_is_told_in_the_units_of_the_map(random):
     values = 1e-3 * random.standard_normal((3, 8, 8))
     sums = [sum(values[:, y, x].tolist()) for y, x in np.ndindex(8, 8)]
-    assert full_strength(values) == pytest.approx(percentile([abs(value) for value in sums], FULL_STRENGTH))
+    assert full_strength(values, "signed") == pytest.approx(percentile([abs(value) for value in sums], FULL_STRENGTH))
     assert full_strength(np.zeros((3, 2, 2))) == 0
 
 
@@ -171,7 +171,7 @@ def test_values_that_are_not_finite_are_refused(bad):
 
 
 def test_a_wrong_view_is_told_the_right_ones():
-    with pytest.raises(ValueError, match=r"'heat'.*'signed', 'absolute', 'positive', 'classic'"):
+    with pytest.raises(ValueError, match=r"'heat'.*'classic', 'signed', 'absolute', 'positive'"):
         picture(np.zeros((3, 2, 2)), "heat")
 
 
@@ -217,7 +217,7 @@ def test_a_title_may_be_in_any_script(title):
 
 
 def test_a_panel_wants_a_title_for_each_picture():
-    with pytest.raises(ValueError, match="2 images need as many titles, there are 1"):
+    with pytest.raises(ValueError, match="2 images need as many titles, not 1"):
         panel([np.zeros((2, 2, 3), np.uint8)] * 2, ["one"])
 
 

@@ -182,7 +182,7 @@ class TestPanel:
     def test_a_map_of_zeros_is_plain_and_says_so(self, random, monkeypatch):
         one = shown(random, 8, 8, maps={"guided": np.zeros((3, 8, 8))})
         assert "zero everywhere" in written(monkeypatch, lambda: panel(one))
-        assert len(find(panel(one), np.full((224, 224, 3), 255, np.uint8))) == 1
+        assert len(find(panel(one), np.full((224, 224, 3), 128, np.uint8))) == 1
 
     def test_it_tells_the_unit_its_activation_and_its_sites(self, random, monkeypatch):
         sites = {"guided": "8 of 9 sites swapped, left alone: 1 sigmoid", "backprop": "9 of 9 sites swapped"}
@@ -199,12 +199,31 @@ class TestPanel:
     def test_methods_with_the_same_sites_share_a_line(self, random, monkeypatch):
         assert "guided, backprop: 9 of 9 sites swapped" in written(monkeypatch, lambda: panel(shown(random)))
 
+    def test_ways_past_pools_stand_side_by_side_below_each_other_rules(self, random, monkeypatch):
+        """A row per rule; the picture stands before the first."""
+        names = [f"{rule}, {way}" for rule in ("guided", "deconvnet") for way in ("own switches", "no switches")]
+        one = shown(random, 8, 8, methods=names, ways=2)
+        sheet = panel(one)
+        places = [find(sheet, enlarged(pictures.picture(values), 28)) for values in one.maps.values()]
+        ((top, left),), ((_, right),), ((low, below),), ((lowest, last),) = places
+        assert (low, last) == (lowest, right)
+        assert (below, left < right, top < low) == (left, True, True)
+        assert find(sheet, enlarged(one.picture, 28)) == [(top, find(sheet, enlarged(one.picture, 28))[0][1])]
+        assert "guided, deconvnet: 9 of 9 sites swapped" in written(monkeypatch, lambda: panel(one))
+
+    def test_compared_maps_show_the_part_that_the_unit_sees(self, random):
+        names = ["guided, own switches", "guided, no switches", "backprop, own switches", "backprop, no switches"]
+        one = shown(random, 64, 64, methods=names, ways=2, unit=unit((10, 20, 30, 60)))
+        sheet = panel(one)
+        for image in (one.picture, *(pictures.picture(values) for values in one.maps.values())):
+            assert len(find(sheet, enlarged(image[10:30, 20:60], 5))) == 1
+
     def test_panels_of_one_figure_can_share_a_scale(self, random, monkeypatch):
         weak, strong = (shown(random, 8, 8, maps={"guided": np.full((1, 8, 8), size)}) for size in (1.0, 4.0))
-        strengths = common_strengths([weak, strong])
+        strengths = common_strengths([weak, strong], "signed")
         assert strengths == {"guided": 4.0}
         sheet = panel(weak, "signed", strengths)
-        assert len(find(sheet, enlarged(pictures.picture(weak.maps["guided"], strength=4.0), 28))) == 1
+        assert len(find(sheet, enlarged(pictures.picture(weak.maps["guided"], "signed", 4.0), 28))) == 1
         assert "full strength 4" in written(monkeypatch, lambda: panel(weak, "signed", strengths))
 
     def test_every_view_has_its_colours_explained(self):
