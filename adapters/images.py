@@ -21,14 +21,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import EXTRASAMPLES, TiffImageFile
 
 from attribkit.errors import BadValue
+from attribkit.files import PICTURE_ENDINGS
 
 RGB: TypeAlias = npt.NDArray[np.uint8]
 """A picture: height x width x 3, from 0 to 255."""
 
 Picture: TypeAlias = "str | Path | Image.Image | RGB"
 
-ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2")
-"""Of files in a folder these are taken for images; a file that is named is read whatever its ending."""
+ENDINGS = PICTURE_ENDINGS
 
 LIMIT = 2**27
 """The most pixels that are decoded: 134 million, 400 MB as RGB."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from attribkit.metrics.scoring import evaluate
     from attribkit.structure.folding import fold_batch_norm
     from attribkit.structure.strides import strides_to_pools
+    from attribkit.studies.gallery import Gallery, gallery
     from attribkit.units import Unit
 
 __version__ = "0.1.0"
@@ -32,6 +33,7 @@ __all__ = [
     "CannotRewrite",
     "Cases",
     "Explainer",
+    "Gallery",
     "LoadedModel",
     "NothingToRewrite",
     "PartlyRewritten",
@@ -44,6 +46,7 @@ __all__ = [
     "evaluate",
     "explain",
     "fold_batch_norm",
+    "gallery",
     "list_models",
     "load",
     "receptive_field",
@@ -70,10 +73,22 @@ _HOMES = {
     "metrics.scoring": ("evaluate",),
     "structure.folding": ("fold_batch_norm",),
     "structure.strides": ("strides_to_pools",),
+    "studies.gallery": ("Gallery", "gallery"),
     "units": ("Unit",),
 }
 _HOME_OF = {name: f"attribkit.{home}" for home, names in _HOMES.items() for name in names}
-_PACKAGES = ("adapters", "cli", "engine", "explaining", "metrics", "reference_models", "report", "structure", "verify")
+_PACKAGES = (
+    "adapters",
+    "cli",
+    "engine",
+    "explaining",
+    "metrics",
+    "reference_models",
+    "report",
+    "structure",
+    "studies",
+    "verify",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib
-import io
 import json
 import math
 import os
-import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +18,7 @@ import torch
 from torch import Tensor
 
 from attribkit.errors import BadType, BadValue
-from attribkit.files import write_whole
+from attribkit.files import npz, write_whole
 
 if TYPE_CHECKING:
     from attribkit.engine.plan import Site
@@ -144,7 +142,7 @@ class Attribution:
         if ending == ".png":
             data = self._png(view)
         elif ending == ".npz":
-            data = _npz(values=_array(self.values), manifest=np.array(_json(self.manifest())))
+            data = npz(values=_array(self.values), manifest=np.array(_json(self.manifest())))
         elif ending == ".safetensors":
             data = self._safetensors()
         else:
@@ -269,16 +267,6 @@ def _json(manifest: dict[str, Any], indent: int | None = None) -> str:
     # Letters of every script stay readable. Half a surrogate pair, as Python makes of a file name that is not
     # UTF-8, has no bytes of its own; its escape is the very one that JSON uses.
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _npz(**arrays: npt.NDArray[Any]) -> bytes:
-    """What `np.savez` would write, but for the time of day that it puts into the file."""
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
-            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
-    return file.getvalue()
 
 
 def _read(path: Path) -> tuple[Tensor, dict[str, Any]]:
