@@ -23,6 +23,10 @@ Preprocess = Callable[..., Tensor]
 """From a picture (a path, a PIL image, an array) to the model's input."""
 
 
+class DataChanged(BadValue):
+    """The data set is not what it was when it was opened."""
+
+
 @dataclass(frozen=True, eq=False)
 class PictureSet:
     """Pictures in a fixed order.
@@ -142,7 +146,7 @@ def _of_dataset(data: Any, preprocess: Preprocess | None) -> PictureSet:
 
     def read(number: int) -> Tensor:
         if len(data) != count:
-            raise BadValue(f"the data set had {count} images and now has {len(data)}: it may not change meanwhile")
+            raise DataChanged(f"the data set had {count} images and now has {len(data)}: it may not change meanwhile")
         item = data[number]
         picture = item[0] if isinstance(item, tuple | list) else item
         if isinstance(picture, Tensor) and picture.is_floating_point():

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attribkit.errors import AttribkitError, BadType
-from attribkit.studies.data import PictureSet
+from attribkit.studies.data import DataChanged, PictureSet
 
 THREADS = 2
 AHEAD = 96
@@ -47,6 +47,8 @@ def read(pictures: PictureSet, number: int) -> Read:
     """One input, or in one line why the picture cannot be read."""
     try:
         x = pictures.read(number)
+    except DataChanged:
+        raise
     except (AttribkitError, OSError) as error:
         return " ".join(str(error).split())
     if not isinstance(x, Tensor) or x.dim() != 3 or not x.is_floating_point():
