@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import secrets
 import shutil
 import zipfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -26,20 +28,31 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     goes wrong (a full disk, an interrupt) the old file stays and nothing else is left in the folder. A link
     is followed: the file that it points to is the one that changes.
     """
+    with written_whole(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to write what `path` is to hold into, bit by bit: `write_whole` for what is large."""
     try:
-        _write_whole(Path(os.path.realpath(path)), data)
+        with _written_whole(Path(os.path.realpath(path))) as file:
+            yield file
     except OSError as error:
+        if isinstance(error, FileError):  # of what was to be written, not of writing
+            raise
         raise FileError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _write_whole(target: Path, data: bytes) -> None:
+@contextlib.contextmanager
+def _written_whole(target: Path) -> Iterator[BinaryIO]:
     target.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, since a rename is atomic only within one file system. Opened by hand and not with
     # `tempfile`, whose files nobody but the owner may read.
     part = target.parent / f".{secrets.token_hex(8)}.part"
     try:
         with open(part, "xb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         if target.is_file():
@@ -53,8 +66,13 @@ def _write_whole(target: Path, data: bytes) -> None:
 def npz(**arrays: npt.NDArray[Any]) -> bytes:
     """What `np.savez` would write, but for the time of day that it puts into the file."""
     file = io.BytesIO()
+    pack(file, arrays.items())
+    return file.getvalue()
+
+
+def pack(file: BinaryIO, arrays: Iterable[tuple[str, npt.NDArray[Any]]]) -> None:
+    """`npz`, into a file and one array after the other."""
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
+        for name, array in arrays:
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
-    return file.getvalue()

@@ -61,10 +61,10 @@ def page(shown: Sequence[Shown], facts: Mapping[str, str]) -> bytes:
         explained={rule: words for rule, words in METHODS.items() if any(m.startswith(rule) for m in methods)},
         colours=COLOURS,
         facts=facts,
-        style=_source("page.css"),
-        script=_source("page.js"),
+        style=source("page.css"),
+        script=source("page.js"),
         palettes=_palettes(),
-        digest=_digest,
+        digest=digest,
     )
     # A name that is not UTF-8 has halves of surrogate pairs, of which there are no bytes.
     return html.encode("utf-8", "backslashreplace")
@@ -75,11 +75,11 @@ def _strengths(stored: StoredMap) -> dict[str, tuple[float, str]]:
     return {view: (strength, scale(strength)) for view, strength in stored.strengths.items()}
 
 
-def _source(name: str) -> str:
+def source(name: str) -> str:
     return files("attribkit.report").joinpath(name).read_text("utf-8")
 
 
-def _digest(source: str) -> str:
+def digest(source: str) -> str:
     """By which the page's security policy knows its own style and script from anything that got into it."""
     return f"'sha256-{b64encode(hashlib.sha256(source.encode()).digest()).decode()}'"
 

@@ -209,8 +209,9 @@ def gallery(
             asked = [_channels(channels, each, path) for each, path in zip(found.found, layers, strict=True)]
             chosen = _winners(survey, folder, found, asked, top, watch)
     galleries = {}
+    shapes = {row[0]: tuple(row[1:]) for row in found.shapes.tolist()}
     for number, path in enumerate(layers):
-        projector = Projector(explainers[path], pictures, shown)
+        projector = Projector(explainers[path], pictures, shown, shapes)
         galleries[path] = _gallery(path, asked[number], found, number, *chosen[number], projector, switches)
     return galleries[layer] if isinstance(layer, str) else galleries
 

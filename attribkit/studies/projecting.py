@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from attribkit.engine.shadow import unwrapped
 from attribkit.errors import BadValue
 from attribkit.explaining.explainer import Explainer
+from attribkit.explaining.fields import receptive_field
 from attribkit.explaining.targets import Given
 from attribkit.studies.data import PictureSet
-from attribkit.studies.reading import read_ahead
+from attribkit.studies.reading import Read, read_ahead
 from attribkit.studies.survey import device_of
 from attribkit.units import Unit
 
@@ -43,7 +45,7 @@ class Projection:
     Attributes:
         place: Which unit, on which image.
         box: What it sees: top, left, bottom, right.
-        map: That part of the map: C x height x width.
+        map: That part of the map: C x height x width; empty where none was made.
         patch: That part of the picture: height x width x 3 bytes.
         picture: Height and width of the whole.
     """
@@ -63,11 +65,13 @@ class Projector:
         explainer: For that layer, of one method.
         pictures: The data.
         shown: The picture that the network saw in an input.
+        shapes: Of the inputs that may be asked for, by their numbers.
     """
 
     explainer: Explainer[Any]
     pictures: PictureSet
     shown: Callable[[Tensor], Picture]
+    shapes: Mapping[int, tuple[int, ...]]
 
     def __call__(self, places: Sequence[Place]) -> list[Projection]:
         """A projection for each place, in their order."""
@@ -76,15 +80,35 @@ class Projector:
             found |= zip(rows, self._projected([places[row] for row in rows], inputs), strict=True)
         return [found[row] for row in range(len(places))]
 
+    def patches(self, places: Sequence[Place]) -> list[Projection]:
+        """What each place sees of its picture, without a map."""
+        rows_of, boxes = _rows_by_image(places), self.boxes(places)
+        found: dict[int, Projection] = {}
+        for number, x in read_ahead(self.pictures, sorted(rows_of)):
+            picture = self.shown(_readable(x, self.pictures.names[number]))
+            found |= {row: self._part(places[row], picture, boxes[row]) for row in rows_of[number]}
+        return [found[row] for row in range(len(places))]
+
+    def boxes(self, places: Sequence[Place]) -> list[tuple[int, ...]]:
+        """What each place sees; no image is read for that."""
+        model = self.explainer.model
+        shapes = {self.shapes[place.image] for place in places}
+        inputs = {shape: torch.zeros(1, *shape, device=device_of(model)) for shape in shapes}
+        fields = {shape: receptive_field(unwrapped(model), self.explainer.layer, x) for shape, x in inputs.items()}
+        return [fields[self.shapes[place.image]].box(place.position) for place in places]
+
+    def _part(self, place: Place, picture: Picture, box: tuple[int, ...], whole: Array | None = None) -> Projection:
+        top, left, bottom, right = box
+        height, width = picture.shape[:2]
+        values = np.zeros((0, 0, 0), np.float32) if whole is None else whole[:, top:bottom, left:right].copy()
+        return Projection(place, (top, left, bottom, right), values, picture[top:bottom, left:right], (height, width))
+
     def _batches(self, places: Sequence[Place]) -> Iterator[tuple[list[int], list[Tensor]]]:
         """Places on images of one shape, image by image, so that each is read once."""
-        rows_of: dict[int, list[int]] = {}
-        for row, place in enumerate(places):
-            rows_of.setdefault(place.image, []).append(row)
+        rows_of = _rows_by_image(places)
         waiting: dict[torch.Size, tuple[list[int], list[Tensor]]] = {}
-        for number, x in read_ahead(self.pictures, sorted(rows_of)):
-            if isinstance(x, str):
-                raise BadValue(f"{self.pictures.names[number]} could be read before and cannot be read now: {x}")
+        for number, found in read_ahead(self.pictures, sorted(rows_of)):
+            x = _readable(found, self.pictures.names[number])
             for row in rows_of[number]:
                 rows, inputs = waiting.setdefault(x.shape, ([], []))
                 rows.append(row)
@@ -101,11 +125,22 @@ class Projector:
         pictures = {id(x): self.shown(x) for x in inputs}
         maps = explained.maps[0].detach().float().cpu()
         for row, (place, x) in enumerate(zip(places, inputs, strict=True)):
-            height, width = x.shape[1:]
-            top, left, bottom, right = explained.units[row].box or (0, 0, height, width)
-            part = np.s_[top:bottom, left:right]
-            values = maps[row][:, part[0], part[1]].numpy().copy()
-            yield Projection(place, (top, left, bottom, right), values, pictures[id(x)][part], (height, width))
+            box = explained.units[row].box or (0, 0, *x.shape[1:])
+            yield self._part(place, pictures[id(x)], box, maps[row].numpy())
+
+
+def _rows_by_image(places: Sequence[Place]) -> dict[int, list[int]]:
+    rows: dict[int, list[int]] = {}
+    for row, place in enumerate(places):
+        rows.setdefault(place.image, []).append(row)
+    return rows
+
+
+def _readable(x: Read, name: str) -> Tensor:
+    """An input that was read before."""
+    if isinstance(x, str):
+        raise BadValue(f"{name} could be read before and cannot be read now: {x}")
+    return x
 
 
 def plainly(x: Tensor) -> Picture:

@@ -57,14 +57,16 @@ class Shard:
     Attributes:
         found: One per layer; nothing where no image could be read.
         unreadable: Numbers of images, and why they could not be read.
+        shapes: A row for each image that is a winner or in the sample: its number, channels, height, width.
     """
 
     found: tuple[Found, ...]
     unreadable: tuple[tuple[int, str], ...]
+    shapes: Array
 
     def encoded(self) -> bytes:
         """As the bytes of its file."""
-        arrays: dict[str, Array] = {"unreadable": np.array(json.dumps(self.unreadable))}
+        arrays: dict[str, Array] = {"unreadable": np.array(json.dumps(self.unreadable)), "shapes": self.shapes}
         for number, found in enumerate(self.found):
             held = found.winners.arrays() | found.counts.arrays()
             arrays |= {f"{number}.{name}": array for name, array in held.items()}
@@ -75,12 +77,13 @@ class Shard:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = dict(archive)
         unreadable = tuple((number, why) for number, why in json.loads(str(arrays.pop("unreadable"))))
+        shapes = arrays.pop("shapes")
         layers: dict[int, dict[str, Array]] = {}
         for name, array in arrays.items():
             number, _, held = name.partition(".")
             layers.setdefault(int(number), {})[held] = array
         found = (Found(Winners.from_arrays(held), Counts.from_arrays(held)) for _, held in sorted(layers.items()))
-        return cls(tuple(found), unreadable)
+        return cls(tuple(found), unreadable, shapes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,13 +118,15 @@ class Survey:
     def _shard(self, net: Truncated, inputs: Iterable[tuple[int, Read]]) -> Shard:
         unreadable: list[tuple[int, str]] = []
         found: list[Found] = []
+        shapes: list[tuple[int, ...]] = []
         with torch.inference_mode():
             for numbers, images in batches(_readable(inputs, unreadable)):
+                shapes += [(number, *images.shape[1:]) for number in numbers]
                 layers = net(images.to(device_of(self.model)))
                 of_batch = [self._found(np.array(numbers), units) for units in layers]
                 found = found or [_nothing(units) for units in layers]
                 found = [old.merged(new, self.keep) for old, new in zip(found, of_batch, strict=True)]
-        return Shard(tuple(found), tuple(unreadable))
+        return Shard(tuple(found), tuple(unreadable), _needed(np.array(shapes, np.int64).reshape(-1, 4), found))
 
     def _found(self, numbers: Array, units: Tensor) -> Found:
         seen = scored(units, self.score)
@@ -153,12 +158,20 @@ def merged(files: Iterable[bytes], keep: int) -> Shard:
     """Shards in their order as one."""
     found: tuple[Found, ...] = ()
     unreadable: list[tuple[int, str]] = []
+    shapes = np.zeros((0, 4), np.int64)
     for shard in map(Shard.decoded, files):
         unreadable += shard.unreadable
         if found and shard.found:
             found = tuple(old.merged(new, keep) for old, new in zip(found, shard.found, strict=True))
         found = found or shard.found
-    return Shard(found, tuple(unreadable))
+        shapes = _needed(np.concatenate([shapes, shard.shapes]), found)
+    return Shard(found, tuple(unreadable), shapes)
+
+
+def _needed(shapes: Array, found: Iterable[Found]) -> Array:
+    """Those of images that somebody may ask for."""
+    images = [image for each in found for image in (each.winners.image, each.counts.sample.image[:1])]
+    return shapes[np.isin(shapes[:, 0], np.unique(np.concatenate([np.zeros(0, np.int64), *(image.ravel() for image in images)])))]
 
 
 def identity(model: nn.Module) -> str:
