@@ -13,7 +13,7 @@ MAPPED := adapters cli reference_models
 TYPES := build/types/attribkit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest test-browser check bench zoo coverage coverage-sample captum-tests docs reference-table validation clean
+.PHONY: help demo test test-oldest test-newest test-browser test-ray check bench zoo coverage coverage-sample captum-tests docs reference-table validation clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -36,6 +36,10 @@ test-browser: $(STAMP) ## the page in a real browser: chromium, headless
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python $(INSTALL) $(PINNED) --editable '.[browser]'
 	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 || $(BIN)/python -m playwright install chromium
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m browser tests/browser
+
+test-ray: $(STAMP) ## a gallery on a local Ray cluster of two nodes, one of which is killed
+	@$(BIN)/python -c 'import ray' 2>/dev/null || $(BIN)/python $(INSTALL) $(PINNED) --editable '.[ray]'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m ray tests/studies
 
 check: $(STAMP) ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -8,7 +8,7 @@ import warnings
 
 import click
 
-COMMANDS = ("explain", "models", "layers", "switches", "check", "train", "validate", "bench")
+COMMANDS = ("explain", "gallery", "models", "layers", "switches", "check", "train", "validate", "bench")
 
 
 class Commands(click.Group):

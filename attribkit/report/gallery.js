@@ -8,7 +8,7 @@
   }
   const TOP = G.top, WIDE = Math.ceil(Math.sqrt(TOP)), BANDS = ["99th percentile", "90th", "50th"];
   const main = $("rows");
-  const number = value => Number(value).toPrecision(3).replace(/\.?0+$/, "").replace(/\.?0+e/, "e");
+  const number = value => String(Number(Number(value).toPrecision(3)));
 
   function element(name, attributes = {}, ...children) {
     const made = document.createElement(name);
@@ -71,7 +71,8 @@
         bar.style.height = `${Math.sqrt(count / most) * 100}%`;
         bars.append(bar);
       }
-      info.append(bars, element("div", { class: "ends" }, element("span", {}, number(lo)), element("span", {}, number(hi))));
+      const ends = element("div", { class: "ends" }, element("span", {}, number(lo)), element("span", {}, number(hi)));
+      info.append(element("div", { class: "scores" }, bars, ends));
       return info;
     }
 

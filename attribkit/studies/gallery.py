@@ -189,42 +189,61 @@ def gallery(
         BadValue: An argument makes no sense, there are no images, or `out` holds something else.
         FileError: A file cannot be written.
     """
-    layers = (layer,) if isinstance(layer, str) else tuple(dict.fromkeys(layer))
-    if top < 1 or not layers:
-        raise BadValue("a gallery has at least one layer, and at least one image for each channel")
+    survey = survey_of(loaded, data, layer, top, score, size, precision, None if force else out)
     watch = watch or _unwatched
-    model, preprocess, shown = _parts(loaded, size)
-    for path in layers:
-        check_layer(unwrapped(model), path)
-    pictures = opened(data, preprocess)
-    function_of(score)
-    explainers = {path: Explainer(model, method, layer=path, switches=switches) for path in layers}
+    explainers = {path: Explainer(survey.model, method, layer=path, switches=switches) for path in survey.layers}
     with _folder(out) as place:
         folder = RunFolder(Path(place))
-        keep = _kept(top, precision, None if force else folder.facts().get(KEPT))
-        survey = Survey(model, pictures, layers, score, keep, precision)
-        facts = _facts(loaded, survey, size)
-        with folder.held(facts, force):
+        with folder.held(_facts(loaded, survey, size), force):
             found = surveyed(survey, folder, engine or Survey.done, watch)
-            asked = [_channels(channels, each, path) for each, path in zip(found.found, layers, strict=True)]
+            pairs = zip(found.found, survey.layers, strict=True)
+            asked = [_channels(channels, each, path) for each, path in pairs]
             chosen = _winners(survey, folder, found, asked, top, watch)
+    shown = preprocess.undo if (preprocess := _preprocess_of(loaded)) else plainly
     galleries = {}
     shapes = {row[0]: tuple(row[1:]) for row in found.shapes.tolist()}
-    for number, path in enumerate(layers):
-        projector = Projector(explainers[path], pictures, shown, shapes)
+    for number, path in enumerate(survey.layers):
+        projector = Projector(explainers[path], survey.pictures, shown, shapes)
         galleries[path] = _gallery(path, asked[number], found, number, *chosen[number], projector, switches)
     return galleries[layer] if isinstance(layer, str) else galleries
 
 
+def survey_of(
+    loaded: Loaded | nn.Module,
+    data: object,
+    layer: str | Sequence[str],
+    top: int,
+    score: Score,
+    size: int | None,
+    precision: str | None,
+    out: str | Path | None,
+) -> Survey:
+    """The first pass that these arguments of `gallery` ask for; `out` is a folder to go on with, if any."""
+    layers = (layer,) if isinstance(layer, str) else tuple(dict.fromkeys(layer))
+    if top < 1 or not layers:
+        raise BadValue("a gallery has at least one layer, and at least one image for each channel")
+    function_of(score)
+    model = loaded if isinstance(loaded, nn.Module) else getattr(loaded, "model", None)
+    if not isinstance(model, nn.Module):
+        raise BadType(f"a gallery is of an nn.Module or of what attribkit.load gives, not of a {type(loaded)}")
+    for path in layers:
+        check_layer(unwrapped(model), path)
+    preprocess = _preprocess_of(loaded)
+    pictures = opened(data, partial(preprocess, size=size) if preprocess else None)
+    before = None if out is None else RunFolder(Path(out)).facts().get(KEPT)
+    return Survey(model, pictures, layers, score, _kept(top, precision, before), precision)
+
+
 def surveyed(survey: Survey, folder: RunFolder, engine: Engine, watch: Watch) -> Shard:
     """The first pass: what is missing in the folder is made, and then all of it is merged."""
-    count = len(shards(len(survey.pictures)))
-    missing = [number for number in range(count) if not folder.file("shards", number).is_file()]
-    if missing:
-        done = iter(engine(survey, missing))
-        for _ in watch(missing, "shards"):
-            folder.write("shards", *next(done))
-    found = merged((folder.read("shards", number) or b"" for number in range(count)), survey.keep)
+    missing = survey.missing(folder)
+    done = iter(engine(survey, missing))
+    for _ in watch(missing, "shards"):
+        folder.write("shards", *next(done))
+    for number, file in done:  # an engine may come to its end only after its last shard
+        folder.write("shards", number, file)
+    numbers = range(len(shards(len(survey.pictures))))
+    found = merged((folder.read("shards", number) or b"" for number in numbers), survey.keep)
     if not found.found:
         first = found.unreadable[0][1] if found.unreadable else ""
         raise BadValue(f"none of the {len(survey.pictures)} images can be read: {first}")
@@ -307,15 +326,9 @@ def _channels(asked: Sequence[int] | None, found: Found, layer: str) -> Array:
     return channels
 
 
-def _parts(loaded: Loaded | nn.Module, size: int | None) -> tuple[nn.Module, Any, Any]:
-    """The network, what makes its inputs of pictures, and what shows pictures of inputs."""
-    preprocess = getattr(loaded, "preprocess", None)
-    if isinstance(loaded, nn.Module) or preprocess is None:
-        model = loaded if isinstance(loaded, nn.Module) else loaded.model
-        if not isinstance(model, nn.Module):
-            raise BadType(f"a gallery is of an nn.Module or of what attribkit.load gives, not of a {type(model)}")
-        return model, None, plainly
-    return loaded.model, partial(preprocess, size=size), preprocess.undo
+def _preprocess_of(loaded: Loaded | nn.Module) -> Any:
+    """What makes inputs of pictures, and pictures of inputs, where somebody says what does."""
+    return None if isinstance(loaded, nn.Module) else getattr(loaded, "preprocess", None)
 
 
 def _kept(top: int, precision: str | None, before: int | None) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from attribkit.files import npz
 from attribkit.studies.data import PictureSet
+from attribkit.studies.folder import RunFolder
 from attribkit.studies.reading import Read, batches, read_ahead
 from attribkit.studies.scores import Score, scored
 from attribkit.studies.statistics import Counts
@@ -106,6 +107,11 @@ class Survey:
     keep: int
     precision: str | None = None
 
+    def missing(self, folder: RunFolder) -> list[int]:
+        """Numbers of the shards whose files are not there yet."""
+        every = range(len(shards(len(self.pictures))))
+        return [number for number in every if not folder.file("shards", number).is_file()]
+
     def done(self, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """The files of shards by their numbers, one after the other; the next is read while one is computed."""
         every = shards(len(self.pictures))
@@ -171,7 +177,9 @@ def merged(files: Iterable[bytes], keep: int) -> Shard:
 def _needed(shapes: Array, found: Iterable[Found]) -> Array:
     """Those of images that somebody may ask for."""
     images = [image for each in found for image in (each.winners.image, each.counts.sample.image[:1])]
-    return shapes[np.isin(shapes[:, 0], np.unique(np.concatenate([np.zeros(0, np.int64), *(image.ravel() for image in images)])))]
+    return shapes[
+        np.isin(shapes[:, 0], np.unique(np.concatenate([np.zeros(0, np.int64), *(image.ravel() for image in images)])))
+    ]
 
 
 def identity(model: nn.Module) -> str:
