@@ -12,8 +12,9 @@ from attribkit.report.pictures import Picture
 BETWEEN = 128
 """The grey of a tile where its picture has ended."""
 
-_QUALITY = 78
-_BUDGET, _BYTES = 15_000_000, 0.32  # of a page, and of a pixel in a sheet, about
+_QUALITY, _WITHOUT_LOSS = 78, 101
+_BUDGET = 15_000_000  # of a page, in bytes
+_BYTES = {_QUALITY: 0.32, _WITHOUT_LOSS: 2.6}  # of a pixel in a sheet, about
 
 Box = tuple[int, int, int, int]
 
@@ -21,7 +22,12 @@ Box = tuple[int, int, int, int]
 def side_of(boxes: Sequence[Box], tiles: int) -> int:
     """The side of a tile: what the parts have at most, or less where so many tiles would make a page too large."""
     longest = max(max(bottom - top, right - left) for top, left, bottom, right in boxes)
-    return min(longest, max(24, int((_BUDGET / _BYTES / max(1, tiles)) ** 0.5)))
+    return min(longest, max(24, int((_BUDGET / _BYTES[_QUALITY] / max(1, tiles)) ** 0.5)))
+
+
+def quality_of(side: int, tiles: int) -> int:
+    """Of the WebP: without loss, where that leaves room in the page."""
+    return _WITHOUT_LOSS if tiles * side**2 * _BYTES[_WITHOUT_LOSS] <= _BUDGET / 2 else _QUALITY
 
 
 def tile(part: Picture, box: Box, window: int, side: int) -> Picture:
@@ -50,11 +56,11 @@ def sheet_of(rows: Sequence[Sequence[Picture]], columns: int, side: int) -> Pict
     return sheet
 
 
-def encoded(sheet: Picture) -> bytes:
-    """A sheet as the bytes of a WebP, small rather than exact; the same sheet gives the same bytes."""
+def encoded(sheet: Picture, quality: int) -> bytes:
+    """A sheet as the bytes of a WebP; the same sheet gives the same bytes."""
     import cv2
 
-    done, data = cv2.imencode(".webp", np.ascontiguousarray(sheet[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])
+    done, data = cv2.imencode(".webp", np.ascontiguousarray(sheet[..., ::-1]), [cv2.IMWRITE_WEBP_QUALITY, quality])
     if not done:
         raise BadValue(f"OpenCV could not encode a sheet of {sheet.shape}")
     return bytes(data)

@@ -8,6 +8,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,15 @@ def projected(gallery: Gallery, rows: Sequence[int]) -> list[list[Projection]]:
 # ------------------------------------------------------------------------------------------------------------ the page
 
 
+@dataclass(frozen=True)
+class Look:
+    """How tiles are made: the square of pixels that they show, their side, and how sheets are encoded."""
+
+    window: int
+    side: int
+    quality: int
+
+
 def write_page(gallery: Gallery, folder: Path, facts: Mapping[str, str], watch: Watch) -> Path:
     """The page in a folder of its own; sheets that are there and are of these winners are not made again."""
     boxes = _boxes(gallery)
@@ -49,8 +59,9 @@ def write_page(gallery: Gallery, folder: Path, facts: Mapping[str, str], watch: 
     every = [tuple(box) for of_row in boxes for kind in ("w", "b") for box in of_row[kind]]
     side = mosaic.side_of(every, most)  # type: ignore[arg-type]
     window = max(max(bottom - top, right - left) for top, left, bottom, right in every)
+    look = Look(window, side, mosaic.quality_of(side, most))
     for number, rows in enumerate(watch(grouped(gallery), "sheets")):
-        _write_sheets(gallery, folder / "sheets", number, rows, window, side)
+        _write_sheets(gallery, folder / "sheets", number, rows, look)
     index = _index(gallery, boxes, side, facts)
     write_whole(folder / "index.js", script_of(index))
     write_whole(folder / "index.html", page(index))
@@ -65,12 +76,13 @@ def _boxes(gallery: Gallery) -> list[dict[str, list[tuple[int, ...]]]]:
     return [{"w": [next(every) for _ in winners], "b": [next(every) for _ in bands]} for winners, bands in places]
 
 
-def _write_sheets(gallery: Gallery, folder: Path, number: int, rows: Sequence[int], window: int, side: int) -> None:
+def _write_sheets(gallery: Gallery, folder: Path, number: int, rows: Sequence[int], look: Look) -> None:
     held = [[*gallery.places(row), *gallery.places(row, bands=True)] for row in rows]
-    key = hashlib.sha256(f"{gallery.method} {gallery.switches} {window} {side} {held}".encode()).hexdigest()
+    key = hashlib.sha256(f"{gallery.method} {gallery.switches} {look} {held}".encode()).hexdigest()
     made = folder / f"{number:03d}.key"
     if made.is_file() and made.read_text() == key:
         return
+    window, side = look.window, look.side
     winners = projected(gallery, rows)
     examples = iter(gallery.projector.patches([p for row in rows for p in gallery.places(row, bands=True)]))
     patches, maps = [], []
@@ -81,8 +93,10 @@ def _write_sheets(gallery: Gallery, folder: Path, number: int, rows: Sequence[in
         maps.append(_tiles(of_row, window, side, _map))
     top = gallery.image.shape[1]
     columns = top + gallery.bands.image.shape[1]
-    write_whole(folder / f"{number:03d}-patch.webp", mosaic.encoded(mosaic.sheet_of(patches, columns, side)))
-    write_whole(folder / f"{number:03d}-map.webp", mosaic.encoded(mosaic.sheet_of(maps, top, side)))
+    write_whole(
+        folder / f"{number:03d}-patch.webp", mosaic.encoded(mosaic.sheet_of(patches, columns, side), look.quality)
+    )
+    write_whole(folder / f"{number:03d}-map.webp", mosaic.encoded(mosaic.sheet_of(maps, top, side), look.quality))
     write_whole(made, key.encode())
 
 

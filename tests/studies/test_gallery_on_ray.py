@@ -5,6 +5,7 @@ make test-ray
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +38,8 @@ def cluster() -> Iterator[Any]:
     cluster = Cluster(initialize_head=True, head_node_args=options)
     try:
         second = cluster.add_node(num_cpus=1, object_store_memory=STORE)
-        ray.init(cluster.address, log_to_driver=False)
+        found = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), str(Path(__file__).parent)]))
+        ray.init(cluster.address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": found}})
         yield cluster, second
     finally:
         ray.shutdown()
