@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -49,13 +50,17 @@ def speed(packed: Path, count: int) -> None:
         bare = nn.Sequential(*list(loaded.model.children())[: _after(loaded.model)])
         ours, alone = [], []
         for number in range(-(-count // 512)):
-            ours.append(_seconds(lambda number=number: list(survey.done([number]))))
+            ours.append(_seconds(partial(_through, survey, number)))
             alone.append(_seconds(lambda: _run(bare, inputs)))
     rate, bound = (512 * len(times) / sum(times) for times in (ours, alone))
     shares = np.array(alone) / np.array(ours)
     print(f"{MODEL} {LAYER}, {count} images, {torch.get_num_threads()} threads")
     print(f"first pass, decoding included: {rate:.1f} images/s; the network alone: {bound:.1f} images/s")
     print(f"share: {rate / bound:.1%}; shard by shard {shares.min():.1%} to {shares.max():.1%}")
+
+
+def _through(survey: Survey, number: int) -> None:
+    list(survey.done([number]))
 
 
 def _after(model: nn.Module) -> int:
