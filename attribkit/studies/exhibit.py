@@ -208,11 +208,7 @@ def _block(gallery: Gallery, row: int, winners: Sequence[Projection], window: in
     pair = np.concatenate([squares[0], np.full((len(squares[0]), 8, 3), 255, np.uint8), squares[1]], 1)
     caption = np.full((22, pair.shape[1], 3), 255, np.uint8)
     fires = gallery.statistics.fires[row]
-    words = (
-        f"{gallery.layer} {gallery.channels[row]}: fires on {100 * fires:.3g}% of images"
-        if fires
-        else f"{gallery.layer} {gallery.channels[row]}: dead"
-    )
+    words = f"fires on {100 * fires:.3g}% of images" if fires else "dead"
     pictures.write(caption, [f"{gallery.layer} {gallery.channels[row]}: {words}"], 2, 0)
     return np.concatenate([caption, pair])
 
