@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from attribkit.structure.folding import fold_batch_norm
     from attribkit.structure.strides import strides_to_pools
     from attribkit.studies.gallery import Gallery, gallery
+    from attribkit.studies.occlusion import Occlusion, occlude
     from attribkit.units import Unit
 
 __version__ = "0.1.0"
@@ -36,6 +37,7 @@ __all__ = [
     "Gallery",
     "LoadedModel",
     "NothingToRewrite",
+    "Occlusion",
     "PartlyRewritten",
     "Rewritten",
     "Rule",
@@ -49,6 +51,7 @@ __all__ = [
     "gallery",
     "list_models",
     "load",
+    "occlude",
     "receptive_field",
     "record_switches",
     "register_activation",
@@ -74,6 +77,7 @@ _HOMES = {
     "structure.folding": ("fold_batch_norm",),
     "structure.strides": ("strides_to_pools",),
     "studies.gallery": ("Gallery", "gallery"),
+    "studies.occlusion": ("Occlusion", "occlude"),
     "units": ("Unit",),
 }
 _HOME_OF = {name: f"attribkit.{home}" for home, names in _HOMES.items() for name in names}

@@ -11,12 +11,14 @@ from typing import Any
 import torch
 import torch.fx
 import torch.overrides
+from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
 from torch.nn.modules.batchnorm import _NormBase as AnyNorm  # batch norms and instance norms
 from torch.nn.modules.conv import _ConvNd as AnyConvolution  # transposed ones too
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_map
 
 __all__ = [
     "NN",
@@ -24,18 +26,31 @@ __all__ = [
     "AnyConvolution",
     "AnyNorm",
     "disable_torch_function",
+    "disguised",
     "function_mode_stack",
     "is_exporting",
     "is_traced",
+    "no_torch_function",
     "outside_transforms",
     "saved_tensors_hooked",
     "storage_of",
     "transforms_active",
+    "tree_flatten",
+    "tree_map",
     "uncompiled",
 ]
 
 disable_torch_function = torch._C.DisableTorchFunction
 """A context in which neither modes nor classes of tensors see a function call."""
+
+no_torch_function: Any = torch._C._disabled_torch_function_impl
+"""The `__torch_function__` of a class of tensors that is seen by operators only."""
+
+
+def disguised(kind: type[Tensor], like: Tensor, items: int) -> Any:
+    """A tensor of a class of ours that holds nothing itself and passes for `items` of `like`, which is one."""
+    return Tensor._make_wrapper_subclass(kind, (items, *like.shape[1:]), dtype=like.dtype, device=like.device)
+
 
 function_mode_stack: Callable[[], list[TorchFunctionMode]] = torch.overrides._get_current_function_mode_stack
 """The torch function modes of this thread, the innermost last."""

@@ -1,0 +1,224 @@
+"""A network run on one image with many windows of it replaced: only what a window changes is computed again.
+
+The model's own forward pass runs on tensors that hold the image once and its windows (`incremental_tensor`). Where that
+cannot be followed, or gives something else than whole images do, whole images are run, and `Runner.whole` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attribkit.engine.plan import CannotRewrite
+from attribkit.engine.shadow import shadow
+from attribkit.errors import BadType
+from attribkit.explaining.failing import NetworkFails, tried
+from attribkit.studies.incremental_functions import dispatched
+from attribkit.studies.incremental_tensor import CannotFollow, Shared, Windowed
+from attribkit.studies.incremental_windows import Place, Spans, blocks
+
+Corner = tuple[int, int]
+Look = Callable[[Tensor], Tensor]
+"""What is read off a layer's output: one number per image."""
+
+ALIKE = 1e-3
+"""How far, as a share of the largest output, a run in windows may be from one of whole images before it is not
+trusted: far above rounding, far below any mistake."""
+
+
+@dataclass(frozen=True)
+class Patches:
+    """An image, C x H x W, and what is put into its windows: the same place of another image.
+
+    Attributes:
+        image: It.
+        fill: Of the same shape.
+        tops, lefts: Where windows begin, which may be before 0, along each dimension.
+        height, width: Of a window, which is cut off at the edges.
+    """
+
+    image: Tensor
+    fill: Tensor
+    tops: Sequence[int]
+    lefts: Sequence[int]
+    height: int
+    width: int
+
+    def whole(self, corners: Sequence[Corner]) -> Tensor:
+        """The image with each of these windows replaced."""
+        images = self.image.repeat(len(corners), 1, 1, 1)
+        for image, corner in zip(images, corners, strict=True):
+            here = self._slices(corner)
+            image[here] = self.fill[here]
+        return images
+
+    def windowed(self, corners: Sequence[Corner], shared: Shared, base: Tensor) -> Windowed:
+        """The same, as a batch of which only the windows are there."""
+        size = self.image.shape[1:]
+        rows = Spans.around(((top, top + self.height) for top, _ in corners), size[0])
+        columns = Spans.around(((left, left + self.width) for _, left in corners), size[1])
+        place = Place(rows, columns)
+        windows = place.cut(base)
+        for window, corner, top, left in zip(windows, corners, rows.starts, columns.starts, strict=True):
+            _, row, column = here = self._slices(corner)
+            window[:, row.start - top : row.stop - top, column.start - left : column.stop - left] = self.fill[here]
+        return Windowed(base, windows, place, shared)
+
+    def _slices(self, corner: Corner) -> tuple[slice, slice, slice]:
+        sizes = zip(corner, (self.height, self.width), self.image.shape[1:], strict=True)
+        rows, columns = (slice(min(size, max(0, a)), max(0, min(size, a + length))) for a, length, size in sizes)
+        return slice(None), rows, columns
+
+    def corners(self) -> list[Corner]:
+        return [(top, left) for top in self.tops for left in self.lefts]
+
+    def neighbours(self, side: int) -> Iterator[list[Corner]]:
+        """The corners in blocks of at most `side` x `side`."""
+        for block in blocks(len(self.tops), len(self.lefts), side):
+            yield [(self.tops[row], self.lefts[column]) for row, column in block]
+
+
+class Runner:
+    """A network that answers for patches: its outputs, and one number of a layer.
+
+    Attributes:
+        whole: Why whole images are run; None as long as windows are.
+        left: Operators from which on everything was computed, since nothing is known of them.
+    """
+
+    SIDE, BATCH = 3, 16
+
+    def __init__(self, model: Any, pick: Callable[[Any], Tensor] | None, layer: str | None = None) -> None:
+        self.pick = pick
+        self.layer = layer
+        self.whole: str | None = None
+        self.left: set[str] = set()
+        self.tried = False
+        self.net, self.lean = model, model
+        self.side, self.batch = self.SIDE, self.BATCH
+        if not isinstance(model, nn.Module):
+            self.whole = "a function's layers cannot be followed"
+            return
+        try:
+            self.net, self.lean = shadow(model), shadow(model).to(memory_format=torch.channels_last)
+        except CannotRewrite as error:
+            self.whole = str(error)
+
+    def run(self, net: Any, images: Tensor, look: Look | None) -> tuple[Tensor, Tensor]:
+        """The outputs for a batch, and what `look` sees of the layer."""
+        seen: list[Tensor] = []
+        with torch.no_grad(), self._watched(net, look, seen):
+            outputs = net(images)
+        outputs = outputs if self.pick is None else self.pick(outputs)
+        if not isinstance(outputs, Tensor) or outputs.dim() != 2 or len(outputs) != len(images):
+            what = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise BadType(f"occlusion needs an output of images x classes, not {what}: pass output=, which picks one")
+        outputs = outputs.whole() if isinstance(outputs, Windowed) else outputs
+        return outputs, seen[0] if seen else outputs.new_full((len(images),), torch.nan, dtype=torch.float64)
+
+    @contextmanager
+    def _watched(self, net: Any, look: Look | None, seen: list[Tensor]) -> Iterator[None]:
+        if look is None or self.layer is None:
+            yield
+            return
+
+        def hook(module: Any, args: Any, output: Any) -> None:
+            if not seen:  # a layer that is called again is looked at the first time
+                seen.append(look(output))
+
+        handle = net.get_submodule(self.layer).register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def answers(self, patches: Patches, look: Look | None) -> tuple[Tensor, Tensor]:
+        """Outputs (windows x classes) and what is seen of the layer, in the order of `patches.corners()`."""
+        if self.whole is None:
+            try:
+                return self._in_windows(patches, look)
+            except (CannotFollow, NetworkFails) as error:
+                self.whole = str(error)
+        return self._on_whole(patches, patches.corners(), look)
+
+    def _in_windows(self, patches: Patches, look: Look | None) -> tuple[Tensor, Tensor]:
+        shared = Shared(dispatched)
+        answers: dict[Corner, tuple[Tensor, Tensor]] = {}
+        base = patches.image[None].contiguous(memory_format=torch.channels_last)
+        waiting = list(patches.neighbours(self.side))
+        while waiting:
+            block = waiting.pop(0)
+            shared.begin()
+            # Two at least: a batch of one cannot be told from what all of a batch share.
+            windowed = patches.windowed(block if len(block) > 1 else block * 2, shared, base)
+            try:
+                outputs, seen = self._tried(windowed, look)
+            except torch.OutOfMemoryError:
+                if len(block) == 1:
+                    raise
+                waiting[:0] = [block[: len(block) // 2], block[len(block) // 2 :]]
+                continue
+            answers.update(zip(block, zip(outputs, seen, strict=False), strict=False))
+        self.left |= shared.left.keys()
+        outputs, seen = map(torch.stack, zip(*(answers[corner] for corner in patches.corners()), strict=True))
+        self._check(patches, look, outputs)
+        return outputs, seen
+
+    def _tried(self, windowed: Windowed, look: Look | None) -> tuple[Tensor, Tensor]:
+        try:
+            with tried():
+                return self.run(self.lean, windowed, look)
+        except NetworkFails as error:
+            if isinstance(error.__cause__, CannotFollow | torch.OutOfMemoryError):
+                raise error.__cause__ from None
+            raise
+
+    def _check(self, patches: Patches, look: Look | None, outputs: Tensor) -> None:
+        """Once, two windows are compared with whole images: they must give the same but for rounding."""
+        if self.tried:
+            return
+        corners = patches.corners()
+        some = [0, len(corners) // 2]
+        expected, _ = self._on_whole(patches, [corners[i] for i in some], look)
+        apart, scale = (outputs[some] - expected).abs().max(), expected.abs().max()
+        if not apart <= ALIKE * scale:
+            raise CannotFollow(
+                f"windows gave something else than whole images, {float(apart):.2g} of {float(scale):.2g}"
+            )
+        self.tried = True
+
+    def _on_whole(self, patches: Patches, corners: Sequence[Corner], look: Look | None) -> tuple[Tensor, Tensor]:
+        parts, at = [], 0
+        while at < len(corners):
+            try:
+                parts.append(self.run(self.net, patches.whole(corners[at : at + self.batch]), look))
+            except torch.OutOfMemoryError:
+                if self.batch == 1:
+                    raise
+                self.batch //= 2
+                continue
+            at += len(parts[-1][0])
+        outputs, seen = map(torch.cat, zip(*parts, strict=True))
+        return outputs, seen
+
+    def told(self) -> str:
+        """How the answers were computed, in words."""
+        if self.whole is not None:
+            return f"whole images were run: {self.whole}"
+        left = f"; everything from {', '.join(sorted(self.left))} on" if self.left else ""
+        return f"only what a window changes was computed again{left}"
+
+
+def summed(output: Tensor, channel: int) -> Tensor:
+    """The sum of a feature map, one number per image, in double precision."""
+    if not isinstance(output, Windowed) or output.plain is not None:
+        plain = output.plain if isinstance(output, Windowed) else output
+        return plain[:, channel].double().flatten(1).sum(1)  # type: ignore[index]
+    base = output.base[:, channel : channel + 1].double()
+    before = output.place.cut(base).flatten(1).sum(1)
+    return base.sum() - before + output.windows[:, channel].double().flatten(1).sum(1)
