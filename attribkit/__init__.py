@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from attribkit.metrics.scoring import evaluate
     from attribkit.structure.folding import fold_batch_norm
     from attribkit.structure.strides import strides_to_pools
+    from attribkit.studies.filters import Filters, filters
     from attribkit.studies.gallery import Gallery, gallery
     from attribkit.studies.occlusion import Occlusion, occlude
     from attribkit.units import Unit
@@ -34,6 +35,7 @@ __all__ = [
     "CannotRewrite",
     "Cases",
     "Explainer",
+    "Filters",
     "Gallery",
     "LoadedModel",
     "NothingToRewrite",
@@ -47,6 +49,7 @@ __all__ = [
     "Unit",
     "evaluate",
     "explain",
+    "filters",
     "fold_batch_norm",
     "gallery",
     "list_models",
@@ -77,6 +80,7 @@ _HOMES = {
     "structure.folding": ("fold_batch_norm",),
     "structure.strides": ("strides_to_pools",),
     "studies.gallery": ("Gallery", "gallery"),
+    "studies.filters": ("Filters", "filters"),
     "studies.occlusion": ("Occlusion", "occlude"),
     "units": ("Unit",),
 }

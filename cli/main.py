@@ -8,7 +8,19 @@ import warnings
 
 import click
 
-COMMANDS = ("explain", "gallery", "models", "layers", "switches", "check", "train", "validate", "bench")
+COMMANDS = (
+    "explain",
+    "gallery",
+    "occlude",
+    "filters",
+    "models",
+    "layers",
+    "switches",
+    "check",
+    "train",
+    "validate",
+    "bench",
+)
 
 
 class Commands(click.Group):

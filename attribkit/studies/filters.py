@@ -1,0 +1,211 @@
+"""The filters of a network's first layer, and their faults by number (Zeiler & Fergus 2013)."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from attribkit.engine.shadow import shadow
+from attribkit.errors import BadValue, FileError
+from attribkit.explaining.explainer import Model
+from attribkit.files import write_whole
+
+Array = npt.NDArray[Any]
+
+DEAD = 1e-3
+"""A filter is dead whose RMS is at most this share of the median one's."""
+DOMINATING = 3.0
+"""And one dominates whose RMS is more than this many times the median."""
+ALIKE = 0.98
+"""Two filters are near-duplicates from this cosine on, of either sign."""
+BANDS = (1 / 6, 1 / 3)
+"""Where low, middle and high frequencies part, in cycles per pixel along the diagonal of the plane of frequencies."""
+DIRECTIONS, PHASES = 8, 4
+
+
+@dataclass(frozen=True, eq=False)
+class Filters:
+    """First-layer filters and what is measured of them.
+
+    Attributes:
+        layer: The convolution's path.
+        weights: Filters x colours x height x width.
+        stride: Of the convolution.
+        rms: Root mean square of each filter's weights.
+        bands: The share of each filter's energy in low, middle and high frequencies, filters x 3; 0 for dead ones.
+        duplicates: Pairs of filters and their cosine, strongest first: pairs x 3.
+        aliasing: How strongly the layer after answers to gratings that are too fine for the first layer's stride, as a
+            share of its answer to those that are not; NaN where the first layer leaves out nothing or none comes after.
+        second: The layer after, on which that was tested.
+    """
+
+    layer: str
+    weights: Array
+    stride: tuple[int, int]
+    rms: Array
+    bands: Array
+    duplicates: Array
+    aliasing: float
+    second: str | None
+
+    @property
+    def dead(self) -> list[int]:
+        """Filters with next to no weight."""
+        return np.flatnonzero(self.rms <= DEAD * np.median(self.rms)).tolist()
+
+    @property
+    def dominating(self) -> list[int]:
+        """Filters much stronger than the others."""
+        return np.flatnonzero(self.rms > DOMINATING * np.median(self.rms)).tolist()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """All of it as an .npz file, written whole or not at all.
+
+        Args:
+            path: The file.
+
+        Raises:
+            BadValue: It does not end in .npz.
+            FileError: It cannot be written.
+        """
+        if Path(path).suffix.lower() != ".npz":
+            raise BadValue(f"{path}: filters are saved as .npz")
+        words = ("layer", "second")
+        facts = json.dumps({name: getattr(self, name) for name in words})
+        arrays: dict[str, Any] = {name: np.asarray(v) for name, v in self.__dict__.items() if name not in words}
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, facts=np.frombuffer(facts.encode(), np.uint8), **arrays)
+        write_whole(path, buffer.getvalue())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Filters:
+        """What `save` wrote.
+
+        Args:
+            path: The file.
+
+        Raises:
+            FileError: It is no such file.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            facts = json.loads(bytes(arrays.pop("facts")))
+            height, width = arrays.pop("stride").tolist()
+            return cls(stride=(height, width), aliasing=float(arrays.pop("aliasing")), **arrays, **facts)
+        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+            raise FileError(f"{path} holds no filters that attribkit saved: {error}") from error
+
+
+def filters(model: Model) -> Filters:
+    """Look at the filters of a network's first convolution, for the faults that Zeiler & Fergus name.
+
+    Dead filters and dominating ones by their RMS, energy by frequency, near-duplicates by cosine, and aliasing: whether
+    the layer after answers to gratings that the first layer's stride cannot keep apart from coarser ones.
+
+    Args:
+        model: A network, or what `attribkit.load` gives. It stays as it is.
+
+    Returns:
+        The filters and their numbers.
+
+    Raises:
+        BadValue: There is no convolution over two dimensions.
+    """
+    net = model if isinstance(model, nn.Module) else getattr(model, "model", None)
+    if not isinstance(net, nn.Module):
+        raise BadValue(f"filters are looked for in an nn.Module, not in a {type(model).__name__}")
+    net = shadow(net)
+    convolutions = [(name, layer) for name, layer in net.named_modules() if isinstance(layer, nn.Conv2d)]
+    if not convolutions:
+        raise BadValue(f"{type(net).__name__} has no convolution over two dimensions, so there are no filters to show")
+    name, first = convolutions[0]
+    weights = first.weight.detach().cpu().double().numpy()
+    rms = np.sqrt((weights**2).mean((1, 2, 3)))
+    height, width = first.stride
+    aliasing, second = _aliasing(net, first, dict(convolutions[1:]))
+    return Filters(
+        layer=name,
+        weights=weights,
+        stride=(height, width),
+        rms=rms,
+        bands=_bands(weights),
+        duplicates=_duplicates(weights, rms),
+        aliasing=aliasing,
+        second=second,
+    )
+
+
+def _bands(weights: Array) -> Array:
+    """The shares of low, middle and high frequencies in each filter's energy, the mean of each colour left out."""
+    size = max(32, *weights.shape[2:])
+    energy = np.abs(np.fft.fft2(weights, (size, size))) ** 2
+    along = np.abs(np.fft.fftfreq(size))
+    radius = np.hypot(along[:, None], along[None])
+    edges = (-1.0, *BANDS, np.inf)
+    shares = [energy[:, :, (radius > a) & (radius <= b)].sum((1, 2)) for a, b in itertools.pairwise(edges)]
+    total = energy.sum((1, 2, 3))
+    return np.stack(shares, 1) / np.where(total > 0, total, 1)[:, None]
+
+
+def _duplicates(weights: Array, rms: Array) -> Array:
+    """Pairs of living filters whose cosine is near 1 or -1."""
+    alive = np.flatnonzero(rms > DEAD * np.median(rms))
+    flat = weights[alive].reshape(len(alive), -1)
+    flat = flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-300)
+    cosines = np.triu(flat @ flat.T, 1)
+    pairs = np.argwhere(np.abs(cosines) >= ALIKE)
+    found = [(alive[a], alive[b], cosines[a, b]) for a, b in pairs]
+    return np.array(sorted(found, key=lambda pair: -abs(pair[2])), float).reshape(-1, 3)
+
+
+def gratings(first: nn.Conv2d, cycles: float, side: int) -> Tensor:
+    """Sine waves of `cycles` per pixel in several directions and phases, all colours alike, between -1 and 1."""
+    at = torch.arange(side, dtype=torch.float64)
+    angles = torch.arange(DIRECTIONS, dtype=torch.float64) * torch.pi / DIRECTIONS
+    phases = torch.arange(PHASES, dtype=torch.float64) * 2 * torch.pi / PHASES
+    along = torch.cos(angles)[:, None, None] * at + torch.sin(angles)[:, None, None] * at[:, None]
+    waves = torch.sin(2 * torch.pi * cycles * along[:, None] + phases[:, None, None])
+    planes = waves.reshape(-1, 1, side, side).expand(-1, first.in_channels, -1, -1)
+    return planes.to(first.weight)
+
+
+def _aliasing(net: nn.Module, first: nn.Conv2d, later: dict[str, nn.Conv2d]) -> tuple[float, str | None]:
+    """The answer of the next convolution that is called to gratings above the stride's limit, over that below."""
+    stride = max(first.stride)
+    if stride == 1 or not later:
+        return float("nan"), None
+    limit = 1 / (2 * stride)
+    called: list[str] = []
+    answers: list[float] = []
+
+    def hook(name: str) -> Any:
+        def keep(module: nn.Module, args: Any, output: Tensor) -> None:
+            if not called:
+                called.append(name)
+            if called[0] == name:
+                answers.append(float(output.double().std((2, 3)).mean()))
+
+        return keep
+
+    handles = [layer.register_forward_hook(hook(name)) for name, layer in later.items()]
+    try:
+        # Fine ones lie between the limit and its double, where the stride folds them onto coarse ones.
+        for share in (0.4, 0.6, 0.8, 1.2, 1.4, 1.6):
+            with torch.no_grad():
+                net(gratings(first, share * limit, 224))
+    finally:
+        for handle in handles:
+            handle.remove()
+    coarse, fine = sum(answers[:3]), sum(answers[3:6])
+    return (fine / coarse if coarse else float("nan")), called[0] if called else None

@@ -1,0 +1,65 @@
+"""A page of covered images, in one file that needs no network, no other file and no script."""
+
+from __future__ import annotations
+
+import hashlib
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+from attribkit.errors import BadValue
+from attribkit.report import pictures
+from attribkit.report.pictures import Picture
+from attribkit.studies.occlusion_picture import Covered
+
+_STYLE = """
+.legend { list-style: none; padding: 0; margin: 1.25rem 0; display: flex; flex-wrap: wrap; gap: .4rem 1.5rem; }
+.legend svg { vertical-align: -.1em; }
+"""
+
+
+def page(covered: Sequence[Covered], facts: Mapping[str, str]) -> bytes:
+    """The page as the bytes of an HTML file; the same results give the same bytes.
+
+    Args:
+        covered: One or several images.
+        facts: The command, the model, versions, as they come at the foot.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    if not covered:
+        raise BadValue("there is nothing to show on a page")
+    environment = Environment(
+        loader=PackageLoader("attribkit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    style = files("attribkit.report").joinpath("page.css").read_text("utf-8") + _STYLE
+    digest = b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    html = environment.get_template("occlusion.html").render(
+        entries=[_entry(each) for each in covered], facts=facts, style=style, digest=f"'sha256-{digest}'"
+    )
+    return html.encode("utf-8", "backslashreplace")
+
+
+def _entry(covered: Covered) -> dict[str, Any]:
+    result = covered.occlusion
+    shown = {"picture": (covered.picture, "as the network saw it"), **covered.maps()}
+    return {
+        "name": covered.name,
+        "summary": covered.summary,
+        "width": covered.picture.shape[1],
+        "height": covered.picture.shape[0],
+        "images": [(name, _stored(image), words) for name, (image, words) in shown.items()],
+        "legend": covered.legend,
+        "facts": {
+            "window": " x ".join(map(str, result.window)),
+            "stride": " x ".join(map(str, result.stride)),
+            "edge": result.edge,
+            "layer": f"{result.layer}, channel {result.channel[0]}" if result.layer else "none with a map",
+            "computed": result.computed,
+        },
+    }
+
+
+def _stored(image: Picture) -> str:
+    return f"data:image/png;base64,{b64encode(pictures.encode_png(image)).decode()}"

@@ -1,0 +1,96 @@
+"""`attribkit filters`: a network's first-layer filters, and their faults by number."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attribkit.cli import options
+
+if TYPE_CHECKING:
+    from attribkit.studies.filters import Filters
+
+FORMATS = ("png", "npz", "csv")
+
+
+@click.command("filters")
+@options.model_argument
+@options.weights
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="ATTRIBKIT_OUT",
+    default=Path("attribkit-out"),
+    show_default=True,
+    help="A folder.",
+)
+@click.option("--format", "-f", "formats", default="png", show_default=True, help=f"Of {', '.join(FORMATS)}.")
+@options.device
+@options.as_json
+@options.debug
+def command(model: str, weights: str, out: Path, formats: str, device: str | None, as_json: bool) -> None:
+    """Show the first-layer filters of MODEL, and count their faults.
+
+    Dead and dominating filters, energy by frequency, near-duplicates, and aliasing by the stride.
+
+    \b
+    attribkit filters packaged:squeezenet1_1
+    """
+    from attribkit.studies.filters import filters
+    from attribkit.studies.filters_picture import described, faults
+
+    wanted = options.words(formats, "--format", FORMATS)
+    loaded = options.loaded(model, weights, device)
+    found = filters(loaded)
+    stem = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in loaded.name)
+    files = [str(_written(found, loaded.name, out / f"{stem}.filters.{ending}")) for ending in wanted]
+    if as_json:
+        click.echo(json.dumps({"model": loaded.name, **_as_data(found), "files": files}, indent=2))
+        return
+    for line in (described(found), *(f"  {fault}" for fault in faults(found)), *files):
+        click.echo(line)
+
+
+def _written(found: Filters, name: str, path: Path) -> Path:
+    from attribkit.files import write_whole
+    from attribkit.report.pictures import encode_png
+    from attribkit.studies.filters_picture import drawn
+
+    if path.suffix == ".png":
+        write_whole(path, encode_png(drawn(name, found)))
+    elif path.suffix == ".npz":
+        found.save(path)
+    else:
+        write_whole(path, _csv(found))
+    return path
+
+
+def _csv(found: Filters) -> bytes:
+    """A line per filter."""
+    import csv
+
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["filter", "rms", "low", "middle", "high"])
+    for number, (rms, bands) in enumerate(zip(found.rms, found.bands, strict=True)):
+        lines.writerow([number, repr(float(rms)), *(repr(float(share)) for share in bands)])
+    return text.getvalue().encode()
+
+
+def _as_data(found: Filters) -> dict[str, Any]:
+    return {
+        "layer": found.layer,
+        "filters": len(found.weights),
+        "dead": found.dead,
+        "dominating": found.dominating,
+        "rms": found.rms.tolist(),
+        "bands": found.bands.mean(0).tolist(),
+        "duplicates": [[int(a), int(b), cosine] for a, b, cosine in found.duplicates.tolist()],
+        "aliasing": found.aliasing if found.aliasing == found.aliasing else None,
+        "second": found.second,
+    }

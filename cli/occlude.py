@@ -1,0 +1,254 @@
+"""`attribkit occlude`: what does the network say while a part of the picture is covered?"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attribkit.cli import options
+from attribkit.cli.pictures import GivenImage, given_images
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from attribkit import Occlusion
+    from attribkit.adapters.source import LoadedModel
+    from attribkit.studies.occlusion_picture import Covered
+
+FORMATS = ("png", "html", "npz", "csv")
+METHODS = ("guided", "deconvnet", "backprop")
+
+
+@click.command("occlude")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@options.model
+@options.weights
+@click.option("--window", type=click.IntRange(min=1), default=32, show_default=True, help="Its side in pixels.")
+@click.option("--stride", type=click.IntRange(min=1), default=8, show_default=True, help="How far windows are apart.")
+@click.option(
+    "--fill", default="grey", show_default=True, metavar="grey|mean|blur|noise|NUMBER", help="What covers the picture."
+)
+@click.option("--layer", "-l", shell_complete=options.layer_names, help="Of the feature map.  [default: the last map]")
+@click.option("--class", "target", metavar="NAME|N", help="Whose probability.  [default: the predicted one]")
+@click.option(
+    "--edge",
+    type=click.Choice(["inside", "overhang"]),
+    default="inside",
+    show_default=True,
+    help="Whether the last windows end at the edge or overhang it, as Captum's do.",
+)
+@click.option("--method", type=click.Choice(METHODS), default="guided", show_default=True, help="Of the projection.")
+@options.size
+@click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="ATTRIBKIT_OUT",
+    default=Path("attribkit-out"),
+    show_default=True,
+    help="A folder.",
+)
+@click.option("--format", "-f", "formats", default="png", show_default=True, help=f"Of {', '.join(FORMATS)}.")
+@options.device
+@options.as_json
+@options.quiet
+@options.debug
+def command(
+    images: tuple[str, ...],
+    model: str,
+    weights: str,
+    device: str | None,
+    out: Path,
+    formats: str,
+    as_json: bool,
+    quiet: bool,
+    **asked: Any,
+) -> None:
+    """Cover a window of each picture, everywhere in turn, and map what the network says.
+
+    Three maps as in Zeiler & Fergus 2013: the probability of a class, the activity of a layer's strongest feature map,
+    and the most probable class; beside them that feature map's projection. What is found is kept in OUT/parts, so that
+    a run that was stopped goes on where it was.
+
+    \b
+    attribkit occlude cat.jpg --model torchvision:resnet18 --window 32 --stride 16
+    """
+    wanted = options.words(formats, "--format", FORMATS)
+    pictures = given_images(images)
+    study = _Study(options.loaded(model, weights, device), out, wanted, asked)
+    study.run(pictures, as_json, quiet)
+
+
+@dataclass
+class _Study:
+    """The question, and where the answers go."""
+
+    loaded: LoadedModel
+    out: Path
+    formats: list[str]
+    asked: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.asked["fill"] = _fill(self.asked["fill"])
+        if self.asked["target"] is not None:
+            self.asked["target"] = _class(self.asked["target"], self.loaded)
+        self.key = self._key()
+
+    def run(self, pictures: list[GivenImage], as_json: bool, quiet: bool) -> None:
+        """Every picture; one that cannot be read is named at the end, and the others go on."""
+        from attribkit.adapters.images import ImageError
+        from attribkit.cli.progress import tracked
+
+        told: list[dict[str, Any]] = []
+        failed: list[dict[str, str]] = []
+        shown: list[Covered] = []
+        for source in tracked(pictures, "covering", quiet or as_json):
+            try:
+                covered = self.covered(source)
+            except ImageError as error:
+                failed.append({"image": source.path, "error": str(error)})
+                continue
+            shown += [covered] if "html" in self.formats else []
+            files = [str(path) for path in self.written(source, covered)]
+            told.append(_as_data(source, covered, files))
+            if not as_json:
+                click.echo(f"{source.name}: {covered.summary}\n  {covered.occlusion.computed}\n  {' '.join(files)}")
+        pages = [self.page(shown)] if shown else []
+        if as_json:
+            document = {"model": self.loaded.name, "occluded": told, "failed": failed, "pages": pages}
+            click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        elif pages:
+            click.echo(pages[0])
+        if failed:
+            raise click.ClickException("; ".join(failure["error"] for failure in failed))
+
+    def covered(self, source: GivenImage) -> Covered:
+        """One image's answer, kept from an earlier run or found now."""
+        from attribkit import Explainer
+        from attribkit.studies.occlusion_picture import Covered
+
+        x = options.batch(self.loaded, self.loaded.preprocess(source.read(), self.asked["size"]))
+        result = self.kept(source, x)
+        projection = None
+        if result.layer is not None:
+            explainer = Explainer(self.loaded, self.asked["method"], layer=result.layer)
+            projection = explainer(x, channel=result.channel[0]).values[0].cpu().float().numpy()
+        picture = self.loaded.unpreprocess(x[0])
+        return Covered(source.name, picture, result, self.loaded.labels, projection, self.asked["method"])
+
+    def kept(self, source: GivenImage, x: Tensor) -> Occlusion:
+        """From OUT/parts, under a name that says all that it follows from."""
+        from attribkit import Occlusion, occlude
+
+        digest = hashlib.sha256(self.key.encode() + x.cpu().numpy().tobytes()).hexdigest()[:16]
+        path = self.out / "parts" / f"{source.stem}.{digest}.npz"
+        if not path.is_file():
+            names = ("window", "stride", "fill", "layer", "target", "edge")
+            occlude(self.loaded, x, **{name: self.asked[name] for name in names}).save(path)
+        return Occlusion.load(path)
+
+    def _key(self) -> str:
+        """The question, the weights and the versions."""
+        import torch
+
+        from attribkit import __version__
+
+        weights = hashlib.sha256()
+        for name, tensor in sorted(self.loaded.model.state_dict().items()):
+            weights.update(
+                name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            )
+        asked = {name: value for name, value in self.asked.items() if name != "method"}
+        return json.dumps([self.loaded.name, asked, weights.hexdigest(), __version__, torch.__version__])
+
+    def written(self, source: GivenImage, covered: Covered) -> Iterator[Path]:
+        """The files of one image."""
+        from attribkit.files import write_whole
+        from attribkit.report.pictures import encode_png
+        from attribkit.studies.occlusion_picture import drawn
+
+        path = self.out / f"{source.stem}.occlusion"
+        if "png" in self.formats:
+            write_whole(f"{path}.png", encode_png(drawn(covered)))
+            yield Path(f"{path}.png")
+        if "npz" in self.formats:
+            covered.occlusion.save(f"{path}.npz")
+            yield Path(f"{path}.npz")
+        if "csv" in self.formats:
+            write_whole(f"{path}.csv", _csv(covered))
+            yield Path(f"{path}.csv")
+
+    def page(self, shown: list[Covered]) -> str:
+        import torch
+
+        from attribkit import __version__
+        from attribkit.files import write_whole
+        from attribkit.studies.occlusion_page import page
+
+        facts = {
+            "command": shlex.join(["attribkit", *sys.argv[1:]]),
+            "model": self.loaded.name,
+            "attribkit": __version__,
+            "torch": str(torch.__version__),
+        }
+        path = self.out / "occlude.html"
+        write_whole(path, page(shown, facts))
+        return str(path)
+
+
+def _fill(text: str) -> str | float:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _class(text: str, loaded: LoadedModel) -> int:
+    from attribkit.explaining.labels import class_number
+
+    return int(text) if text.isdecimal() else class_number(text, loaded.labels)
+
+
+def _as_data(source: GivenImage, covered: Covered, files: list[str]) -> dict[str, Any]:
+    """An answer for a machine; the same for the same command."""
+    result = covered.occlusion
+    return {
+        "image": source.path,
+        "layer": result.layer,
+        "channel": result.channel[0] if result.layer else None,
+        "target": {"number": result.target[0], "label": covered.label(result.target[0])},
+        "uncovered": {
+            "probability": float(result.clean[0, 0]),
+            "activity": float(result.clean[0, 1]) if result.layer else None,
+            "best": covered.label(int(result.clean[0, 2])),
+        },
+        "lowest": float(result.probability.min()),
+        "correlation": covered.correlation,
+        "best": [{"class": name, "share": share} for _, name, share in covered.legend],
+        "computed": result.computed,
+        "files": files,
+    }
+
+
+def _csv(covered: Covered) -> bytes:
+    """A line per window."""
+    import csv
+
+    result, text = covered.occlusion, io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["top", "left", "probability", "activity", "best", "label"])
+    for row, top in enumerate(result.rows):
+        for column, left in enumerate(result.columns):
+            best = int(result.best[0, row, column])
+            values = (float(result.probability[0, row, column]), float(result.activity[0, row, column]))
+            lines.writerow([top, left, *map(repr, values), best, covered.label(best)])
+    return text.getvalue().encode()
