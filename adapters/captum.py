@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 import captum.attr
+import torch
 from captum._utils.common import _format_output, _format_tensor_into_tuples, _is_tuple
 from captum._utils.gradient import construct_neuron_grad_fn
 from captum.attr import GradientAttribution, NeuronAttribution
@@ -23,6 +24,8 @@ from torch import Tensor, nn
 from attribkit.engine.rewriting import Rewritten, rewrite
 from attribkit.engine.shadow import unwrapped
 from attribkit.errors import BadType, BadValue
+from attribkit.studies.incremental import Patches, Runner
+from attribkit.studies.occlusion import starts
 
 Tensors = Tensor | tuple[Tensor, ...]
 Gradients = Callable[..., tuple[Tensor, ...]]
@@ -157,3 +160,94 @@ def _same_place(layer: nn.Module, model: nn.Module, net: Rewritten) -> nn.Module
         if module is layer:
             return net.model.get_submodule(name)  # type: ignore[union-attr]  # a shadow, not a function
     raise BadValue(f"the layer {type(layer).__name__} is not a part of the model {type(model).__name__}")
+
+
+class Occlusion(captum.attr.Occlusion):  # type: ignore[misc]
+    """`captum.attr.Occlusion`, with only what a window changes computed again.
+
+    That goes for images N x C x H x W whose windows have all of C, with the same baseline for all, and a module whose
+    output is images x classes. Anything else is Captum's own work: other shapes, several inputs, feature masks.
+    """
+
+    @log_usage(part_of_slo=True)  # type: ignore[untyped-decorator]
+    def attribute(
+        self,
+        inputs: Tensors,
+        sliding_window_shapes: Any,
+        strides: Any = None,
+        baselines: Any = None,
+        target: Any = None,
+        additional_forward_args: Any = None,
+        perturbations_per_eval: int = 1,
+        show_progress: bool = False,
+    ) -> Tensors:
+        """The map for each input: arguments and result are those of Captum's class of this name.
+
+        `perturbations_per_eval` changes nothing where windows are followed, whose batches are chosen here.
+        """
+        question = _asked(inputs, sliding_window_shapes, strides, baselines, target, additional_forward_args)
+        if question is not None and isinstance(self.forward_func, nn.Module):
+            found = _occluded(self.forward_func, *question)
+            if found is not None:
+                return _format_output(_is_tuple(inputs), (found,))
+        return super().attribute(
+            inputs,
+            sliding_window_shapes,
+            strides,
+            baselines,
+            target,
+            additional_forward_args,
+            perturbations_per_eval,
+            show_progress,
+        )
+
+
+Question = tuple[Tensor, tuple[int, int], tuple[int, int], float, list[int]]
+"""Images, window, stride, what covers, and the class of each image."""
+
+
+def _asked(inputs: Tensors, shapes: Any, strides: Any, baselines: Any, target: Any, more: Any) -> Question | None:
+    """The question where windows can be followed; None where it is Captum's."""
+    images, shape, stride, baseline = (_only(each) for each in (inputs, shapes, strides, baselines))
+    if not isinstance(images, Tensor) or images.dim() != 4 or more is not None or not images.is_floating_point():
+        return None
+    stride = (1, 1, 1) if stride is None else (stride,) * 3 if isinstance(stride, int) else stride
+    if not isinstance(shape, tuple) or len(shape) != 3 or shape[0] != images.shape[1] or len(stride) != 3:
+        return None
+    if any(side > size for side, size in zip(shape[1:], images.shape[2:], strict=True)):
+        return None
+    if not isinstance(baseline, int | float | None):
+        return None
+    targets = torch.as_tensor(target).flatten().tolist() if isinstance(target, int | list | Tensor) else []
+    if len(targets) not in (1, len(images)) or not all(isinstance(each, int) for each in targets):
+        return None
+    targets = targets * len(images) if len(targets) == 1 else targets
+    return images.detach(), (shape[1], shape[2]), (stride[1], stride[2]), float(baseline or 0), targets
+
+
+def _only(value: Any) -> Any:
+    """The one of a tuple of one, in which Captum takes several inputs and what belongs to them."""
+    return value[0] if isinstance(value, tuple) and len(value) == 1 else value
+
+
+def _occluded(
+    model: nn.Module, images: Tensor, window: tuple[int, int], stride: tuple[int, int], baseline: float, target: Any
+) -> Tensor | None:
+    """Captum's map: what each window takes from the class's output, as the mean over the windows that cover a pixel."""
+    height, width = window
+    tops, lefts = (starts(n, w, s, "overhang") for n, w, s in zip(images.shape[2:], window, stride, strict=True))
+    runner = Runner(model, None)
+    maps = torch.zeros_like(images)
+    count = torch.zeros_like(images[0, 0])
+    try:
+        for image, map_, wanted in zip(images, maps, target, strict=True):
+            patches = Patches(image, torch.full_like(image, baseline), tops, lefts, height, width)
+            clean = runner.run(runner.net, image[None], None)[0][0, wanted]
+            outputs = runner.answers(patches, None)[0][:, wanted]
+            count.zero_()
+            for (top, left), output in zip(patches.corners(), outputs, strict=True):
+                map_[:, top : top + height, left : left + width] += clean - output
+                count[top : top + height, left : left + width] += 1
+    except BadType:  # the output is something else than images x classes
+        return None
+    return maps / count.clamp(min=1)

@@ -17,16 +17,17 @@ import pytest
 
 from attribkit.adapters import captum as ours
 
-NAMES = ("GuidedBackprop", "Deconvolution", "NeuronGuidedBackprop", "NeuronDeconvolution", "GuidedGradCam")
+NAMES = ("GuidedBackprop", "Deconvolution", "NeuronGuidedBackprop", "NeuronDeconvolution", "GuidedGradCam", "Occlusion")
 
 PLACES = (
     "captum.attr",
     "captum.attr._core.guided_backprop_deconvnet",
     "captum.attr._core.guided_grad_cam",
     "captum.attr._core.neuron.neuron_guided_backprop_deconvnet",
+    "captum.attr._core.occlusion",
 )
 
-WHOLE = ("test_guided_backprop.py", "test_deconvolution.py", "test_guided_grad_cam.py")
+WHOLE = ("test_guided_backprop.py", "test_deconvolution.py", "test_guided_grad_cam.py", "test_occlusion.py")
 IN_PART = ("test_targets.py", "test_hook_removal.py")
 
 
@@ -46,7 +47,17 @@ def main(checkout: str) -> int:
         return 2
     put_ours_in_place()
     assert captum.attr.GuidedBackprop is ours.GuidedBackprop
-    options = ["-q", "-p", "no:cacheprovider", "--rootdir", checkout, "-c", "/dev/null", "-k", "uided or econv"]
+    options = [
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        checkout,
+        "-c",
+        "/dev/null",
+        "-k",
+        "uided or econv or cclusion",
+    ]
     return int(pytest.main([*options, *(str(folder / name) for name in (*WHOLE, *IN_PART))]))
 
 

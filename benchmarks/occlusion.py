@@ -2,7 +2,8 @@
 
     python benchmarks/occlusion.py torchvision:resnet18 torchvision:vgg16 --window 32 --stride 16
 
-One thread, in one run and in turns. Weights are random, which changes no time, and one image of noise is covered.
+Seconds of one processor, in one run and in turns, so that whatever else the machine does counts little. Weights are
+random, which changes no time, and one image of noise is covered.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import captum.attr
 import torch
 from torch import Tensor, nn
 
 import attribkit
-from attribkit.cli.measuring import ratio, seconds_in_turns
 
 BATCHES = (4, 16)
 
@@ -36,14 +37,11 @@ def plain_loop(net: nn.Module, image: Tensor, result: attribkit.Occlusion, batch
     return torch.cat(logits)
 
 
-def best_batch(work: Callable[[int], object]) -> int:
-    """The batch size at which some work is quickest."""
-    taken = {}
-    for batch in BATCHES:
-        start = time.perf_counter()
-        work(batch)
-        taken[batch] = time.perf_counter() - start
-    return min(taken, key=taken.__getitem__)
+def seconds(work: Callable[[], object]) -> float:
+    """What some work takes of a processor."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
 
 
 def compare(name: str, window: int, stride: int, rounds: int) -> None:
@@ -51,31 +49,31 @@ def compare(name: str, window: int, stride: int, rounds: int) -> None:
     torch.manual_seed(0)
     net = attribkit.load(name, "none").model
     image = torch.randn(1, 3, 224, 224)
-    tool = captum.attr.Occlusion(net)
-
-    def ours() -> attribkit.Occlusion:
-        return attribkit.occlude(net, image, window, stride, 0, target=0)
-
-    def captums(batch: int) -> Tensor:
-        with torch.no_grad():
-            return tool.attribute(image, (3, window, window), (3, stride, stride), 0, perturbations_per_eval=batch)
-
-    result = ours()
-    plain_batch = best_batch(lambda batch: plain_loop(net, image, result, batch))
-    captum_batch = best_batch(captums)
-    works = {
-        "ours": ours,
-        "plain": lambda: plain_loop(net, image, result, plain_batch),
-        "captum": lambda: captums(captum_batch),
+    result = attribkit.occlude(net, image, window, stride, 0, target=0)
+    works: dict[str, Callable[[], object]] = {
+        "ours": lambda: attribkit.occlude(net, image, window, stride, 0, target=0)
     }
-    taken = seconds_in_turns(works, rounds, torch.device("cpu"))
-    chances = plain_loop(net, image, result, plain_batch).double().softmax(1)[:, 0].numpy()
+    for batch in BATCHES:
+        works[f"the plain loop in batches of {batch}"] = partial(plain_loop, net, image, result, batch)
+        works[f"Captum in batches of {batch}"] = partial(captums, net, image, window, stride, batch)
+    taken = {work: min(seconds(run) for _ in range(rounds)) for work, run in works.items()}
+    chances = plain_loop(net, image, result, BATCHES[0]).double().softmax(1)[:, 0].numpy()
     effect = abs(chances - result.clean[0, 0]).max()
     apart = abs(chances - result.probability.ravel()).max() / effect
     print(f"{name}, window {window}, stride {stride}: {result.probability[0].size} windows; {result.computed}")
-    print(f"  time over the plain loop's in batches of {plain_batch}: {ratio(taken, 'ours', 'plain')}")
-    print(f"  time over Captum's in batches of {captum_batch}: {ratio(taken, 'ours', 'captum')}")
+    for tool in ("the plain loop", "Captum"):
+        best = min((work for work in taken if work.startswith(tool)), key=taken.__getitem__)
+        print(f"  ours over {best}: {taken['ours'] / taken[best]:.2f} ({taken['ours']:.1f} of {taken[best]:.1f} s)")
     print(f"  largest difference over the largest effect: {apart:.1e}", flush=True)
+
+
+def captums(net: nn.Module, image: Tensor, window: int, stride: int, batch: int) -> Tensor:
+    """Captum's own map."""
+    tool = captum.attr.Occlusion(net)
+    with torch.no_grad():
+        return tool.attribute(
+            image, (3, window, window), (3, stride, stride), 0, target=0, perturbations_per_eval=batch
+        )
 
 
 def main() -> None:
@@ -83,7 +81,7 @@ def main() -> None:
     parser.add_argument("models", nargs="+")
     parser.add_argument("--window", type=int, default=32)
     parser.add_argument("--stride", type=int, default=16)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     for name in asked.models:

@@ -141,7 +141,7 @@ class _Study:
         projection = None
         if result.layer is not None:
             explainer = Explainer(self.loaded, self.asked["method"], layer=result.layer)
-            projection = explainer(x, channel=result.channel[0]).values[0].cpu().float().numpy()
+            projection = explainer(x, channel=result.channel[0], at="all").values[0].cpu().float().numpy()
         picture = self.loaded.unpreprocess(x[0])
         return Covered(source.name, picture, result, self.loaded.labels, projection, self.asked["method"])
 

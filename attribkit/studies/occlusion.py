@@ -149,8 +149,8 @@ def occlude(
         fill: What covers the window: "grey" (the middle grey of pictures; 0 for a bare module), "mean" (the image's,
             by colour), "blur" (the image, blurred), "noise" (of the image's mean and spread, the same every time), a
             number or a tensor in the input's own units.
-        layer: The layer whose strongest feature map is looked at: the one with the strongest unit when nothing is
-            covered. Without it, the last layer that has a map.
+        layer: The layer whose strongest feature map is looked at: the one with the largest sum when nothing is covered.
+            Without it, the last layer that has a map.
         target: The class whose probability is looked at, or one per image; without it the predicted one.
         edge: "inside": the last windows end at the edge, closer to those before than the stride where need be.
             "overhang": all are a stride apart, and the last ones are cut off by the edge, as Captum has it.
@@ -217,7 +217,7 @@ class _Study:
 
         def strongest(output: Tensor) -> Tensor:
             _check_map(output, self.runner.layer)
-            kept.append(int(output[0].flatten(1).amax(1).argmax()))
+            kept.append(int(output[0].double().flatten(1).sum(1).argmax()))
             return summed(output, kept[0])
 
         logits, activity = self.runner.run(self.runner.net, image, strongest)

@@ -41,7 +41,7 @@ class Covered:
         picture: H x W x 3 bytes, as the network saw it.
         occlusion: Of this image alone.
         labels: The classes' names, where there are any.
-        projection: The feature map's strongest unit, projected down: C x H x W; None where there is no feature map.
+        projection: The feature map, all of its units at once, projected down: C x H x W; None where there is none.
         method: The rule of the projection.
     """
 
@@ -101,7 +101,7 @@ class Covered:
         if self.projection is not None:
             found["projection"] = (
                 pictures.picture(self.projection, "classic"),
-                f"of that map's strongest unit by {self.method}; mid-grey is zero",
+                f"of that feature map by {self.method}; mid-grey is zero",
             )
         return found
 
