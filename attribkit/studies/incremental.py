@@ -107,6 +107,8 @@ class Runner:
         try:
             self.net, self.lean = shadow(model), shadow(model).to(memory_format=torch.channels_last)
         except CannotRewrite as error:
+            if model.training:  # as it is, it would not answer as it does in use
+                raise
             self.whole = str(error)
 
     def run(self, net: Any, images: Tensor, look: Look | None) -> tuple[Tensor, Tensor]:

@@ -161,7 +161,8 @@ def occlude(
 
     Raises:
         BadValue: The model has no such layer or class, or a window does not fit.
-        BadType: The output is not images x classes.
+        BadType: The output is not images x classes, or the layer has no feature maps.
+        CannotRewrite: The model is in training mode and has no copy that is not.
     """
     net, loaded_output, preprocess = _parts(model)
     if images.dim() != 4 or not images.is_floating_point() or not len(images):
@@ -221,6 +222,8 @@ class _Study:
             return summed(output, kept[0])
 
         logits, activity = self.runner.run(self.runner.net, image, strongest)
+        if self.runner.layer is not None and not kept:
+            raise BadValue(f"the layer {self.runner.layer!r} is not called for this image: name another")
         best = int(logits[0].argmax())
         target = self._target(number, best, logits.shape[1])
         channel = kept[0] if kept else -1
@@ -274,7 +277,7 @@ def last_map(runner: Runner, image: Tensor) -> str | None:
 
 
 def _check_map(output: Any, layer: str | None) -> None:
-    if not isinstance(output, Tensor) or output.dim() < 3:
+    if not isinstance(output, Tensor) or output.dim() != 4:
         what = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise BadType(f"the layer {layer!r} gives {what}, which has no feature maps: name a layer before it")
 
