@@ -214,8 +214,9 @@ def _asked(inputs: Tensors, shapes: Any, strides: Any, baselines: Any, target: A
     stride = (1, 1, 1) if stride is None else (stride,) * 3 if isinstance(stride, int) else stride
     if not isinstance(shape, tuple) or len(shape) != 3 or shape[0] != images.shape[1] or len(stride) != 3:
         return None
-    if any(side > size for side, size in zip(shape[1:], images.shape[2:], strict=True)):
-        return None
+    sides = zip(shape[1:], stride[1:], images.shape[2:], strict=True)
+    if any(side > size or (step > side and side < size) for side, step, size in sides):
+        return None  # which Captum refuses
     if not isinstance(baseline, int | float | None):
         return None
     targets = torch.as_tensor(target).flatten().tolist() if isinstance(target, int | list | Tensor) else []

@@ -207,3 +207,17 @@ def test_what_cannot_be_done_is_refused() -> None:
         ours.NeuronGuidedBackprop(Plain(), nn.Conv2d(2, 1, 1)).attribute(x, 0)
     with pytest.raises(TypeError, match=r"GuidedBackprop takes an nn\.Module, not function"):
         ours.GuidedBackprop(lambda x: x)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("strides", [None, 3, (3, 4, 3), (3, 6, 6)])
+def test_occlusion_is_captums(strides: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For windows that end inside or overhang, by windows and not by whole images."""
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 4, 3), nn.AdaptiveAvgPool2d(1))
+    net = nn.Sequential(*layers, nn.Flatten()).double().eval()
+    images = torch.randn(2, 3, 15, 13).double()
+    options: dict[str, Any] = {"strides": strides, "target": [1, 2], "baselines": 0.3}
+    expected = captum.attr.Occlusion(net).attribute(images, (3, 6, 6), **options)
+    monkeypatch.setattr(captum.attr.Occlusion, "attribute", None)  # which ours falls back to
+    (mine,) = ours.Occlusion(net).attribute((images,), ((3, 6, 6),), **options)
+    torch.testing.assert_close(mine, expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
