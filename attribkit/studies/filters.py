@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ ALIKE = 0.98
 BANDS = (1 / 6, 1 / 3)
 """Where low, middle and high frequencies part, in cycles per pixel along the diagonal of the plane of frequencies."""
 DIRECTIONS, PHASES = 8, 4
+_SIDE = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,10 +193,9 @@ def _aliasing(net: nn.Module, first: nn.Conv2d, later: dict[str, nn.Conv2d]) -> 
 
     def hook(name: str) -> Any:
         def keep(module: nn.Module, args: Any, output: Tensor) -> None:
-            if not called:
-                called.append(name)
-            if called[0] == name:
-                answers.append(float(output.double().std((2, 3)).mean()))
+            called[:] = called or [name]
+            answers.append(float(output.double().std((2, 3)).mean()))
+            raise _Answered
 
         return keep
 
@@ -202,10 +203,16 @@ def _aliasing(net: nn.Module, first: nn.Conv2d, later: dict[str, nn.Conv2d]) -> 
     try:
         # Fine ones lie between the limit and its double, where the stride folds them onto coarse ones.
         for share in (0.4, 0.6, 0.8, 1.2, 1.4, 1.6):
-            with torch.no_grad():
-                net(gratings(first, share * limit, 224))
+            with torch.no_grad(), suppress(_Answered):
+                net(gratings(first, share * limit, max(_SIDE, 16 * stride)))
     finally:
         for handle in handles:
             handle.remove()
-    coarse, fine = sum(answers[:3]), sum(answers[3:6])
-    return (fine / coarse if coarse else float("nan")), called[0] if called else None
+    if len(answers) != 6:  # nothing comes after, or a network catches what is raised in it
+        return float("nan"), None
+    coarse, fine = sum(answers[:3]), sum(answers[3:])
+    return (fine / coarse if coarse else float("nan")), called[0]
+
+
+class _Answered(Exception):
+    """The forward pass need not go on: the layer in question has answered."""
