@@ -49,27 +49,27 @@ Model = nn.Module | Loaded | Callable[..., Any]
 
 
 class Explainer(Generic[Result]):
-    """Which pixels made a unit fire? A model made ready for that question once, to be asked it often.
+    """A model that is prepared once and explained often: which pixels made a unit fire?
 
         explainer = attribkit.Explainer(model, "guided", layer="features.28")
         for images in batches:
             a = explainer(images)                       # the strongest unit of the layer, for each image
         a = explainer(images, channel=7, at=(4, 4))     # this one
 
-    It may be asked from several threads at once. Weights that change are seen, as they are the model's own. Where
-    something of the model is replaced, set or hooked, it is made ready anew; that is looked at in each call.
+    Several threads may use it at once. It uses the model's own weights, so it sees when they change. If a part of the
+    model is replaced, set or hooked, it prepares the model again; each call checks this.
 
     Args:
-        model: A network, or what `attribkit.load` gives. It stays as it is.
+        model: A network, or what `attribkit.load` returned. It is not changed.
         method: "backprop", "deconvnet", "guided", a `Rule`, a function of `(signal, gate)`, or a mapping from patterns
             to these, which gives each part of the network a rule of its own. A list of methods shares the forward
             pass, and answers are dicts by name.
-        layer: The path of the layer whose units are explained; without it, the model's output.
+        layer: The path of the layer whose units are explained. Without it, the model's output is explained.
         output: Picks the tensor to explain where the output is a tuple, a dict or an object.
         switches: How a signal passes max-pools: "own", recorded `Switches`, "uniform", "center" or "corner".
-        activations: "all" has the smooth ones (GELU, SiLU...) follow the rule, too.
+        activations: "all" makes the smooth ones (GELU, SiLU...) follow the rule too.
         overlap: Where windows of a pool overlap, signals "add" up, or the last one is kept ("overwrite").
-        replay: "both" has the forward pass follow the switches as well.
+        replay: "both" makes the forward pass follow the switches as well.
         norms: Whether local response normalisation is bypassed: by the deconvnet only ("rule"), always ("bypass") or
             never ("gradient").
         precision: "bfloat16" computes in bfloat16, forwards and backwards, as `torch.autocast` does. Maps have the
@@ -169,10 +169,10 @@ class Explainer(Generic[Result]):
 
         Args:
             images: N x C x H x W, floats.
-            channel: One channel of the layer: a number, or a list of one per image. Without it the strongest.
+            channel: One channel of the layer: a number, or a list with one per image. Without it, the strongest.
             channels: Several channels of every image: a flat list, or a list for each image.
             at: A position in the layer's map, "max" (the strongest) or "all" (the whole channel).
-            target: One class: a number or a label's name, or a list of one per image. Without it the predicted one.
+            target: One class: a number, a label, or a list with one per image. Without it, the predicted one.
             targets: Several classes of every image.
 
         Returns:
@@ -346,34 +346,36 @@ def explain(
     norms: Literal["rule", "bypass", "gradient"] = "rule",
     precision: Literal["bfloat16"] | None = None,
 ) -> Attribution | dict[str, Attribution]:
-    """Which pixels made a unit fire? One question asked of an `Explainer`, which has the same options.
+    """Explain which pixels made a unit fire.
 
-        a = attribkit.explain(model, images, layer="features.28")      # the strongest unit of a layer
-        a = attribkit.explain(model, images, target=281)               # a class; without target the predicted one
+        a = attribkit.explain(model, images, layer="features.28")  # a layer's strongest unit
+        a = attribkit.explain(model, images, target=281)  # a class; the predicted one by default
+
+    To ask about one model often, make an `Explainer`, which takes the same options.
 
     Args:
-        model: A network, or what `attribkit.load` gives. It stays as it is.
+        model: A network, or what `attribkit.load` returned. It is not changed.
         images: N x C x H x W, floats.
         method: "backprop", "deconvnet", "guided", a `Rule`, a function of `(signal, gate)`, or a mapping from patterns
             to these, which gives each part of the network a rule of its own. A list of methods shares one forward
             pass and gives a dict by name.
-        layer: The path of the layer whose units are explained; without it, the model's output.
-        channel: One channel of the layer: a number, or a list of one per image. Without it the strongest.
+        layer: The path of the layer whose units are explained. Without it, the model's output is explained.
+        channel: One channel of the layer: a number, or a list with one per image. Without it, the strongest.
         channels: Several channels of every image: a flat list, or a list for each image.
         at: A position in the layer's map, "max" (the strongest) or "all" (the whole channel).
-        target: One class: a number or a label's name, or a list of one per image. Without it the predicted one.
+        target: One class: a number, a label, or a list with one per image. Without it, the predicted one.
         targets: Several classes of every image.
         output: Picks the tensor to explain where the output is a tuple, a dict or an object.
         switches: How a signal passes max-pools: "own", recorded `Switches`, "uniform", "center" or "corner".
-        activations: "all" has the smooth ones (GELU, SiLU...) follow the rule, too.
+        activations: "all" makes the smooth ones (GELU, SiLU...) follow the rule too.
         overlap: Where windows of a pool overlap, signals "add" up, or the last one is kept ("overwrite").
-        replay: "both" has the forward pass follow the switches as well.
+        replay: "both" makes the forward pass follow the switches as well.
         norms: Whether local response normalisation is bypassed: by the deconvnet only ("rule"), always ("bypass") or
             never ("gradient").
         precision: "bfloat16" computes in bfloat16, as `torch.autocast` does; maps have the type of the images.
 
     Returns:
-        The maps, one per unit, image by image; see `Explainer`.
+        The maps, one per unit, image by image. For a list of methods, a dict of results by their names.
 
     Raises:
         BadValue: An argument does not fit the model or the other arguments.
