@@ -17,7 +17,7 @@ from attribkit.explaining.probing import all_windows
 from attribkit.explaining.windows import Window
 
 STEP = 128
-"""How much larger the second image is that tells the strides: all strides up to it divide it."""
+"""How much larger the second image is that shows the strides: all strides up to it divide it."""
 
 
 class UnknownLayer(BadValue, KeyError):

@@ -23,13 +23,13 @@ REPRODUCED = {"all_cnn_c": "9.1 to 10.5"}
 
 _HEAD = """# Reference models
 
-The networks of "Striving for Simplicity", trained by `attribkit train`. Errors are percent of the 10,000 test images
-named wrongly. The paper's are for CIFAR-10 without augmentation. "CIFAR-10 (JPEG)" is CIFAR-10 with every image
-compressed as a JPEG of quality 75, which makes it a little harder; the quick recipe augments with flips, shifts and
-pieces.
+The networks of "Striving for Simplicity", trained by `attribkit train`. An error is the percentage of the 10,000 test
+images that are classified wrongly. The paper's errors are for CIFAR-10 without augmentation. "CIFAR-10 (JPEG)" is
+CIFAR-10 with every image compressed as a JPEG of quality 75, which makes it a little harder; the quick recipe augments
+with flips, shifts and crops.
 
-This page is written by `make reference-table` from what the files of weights say of themselves;
-`reference_models/MODELCARD.md` names the commands that made them.
+`make reference-table` writes this page from the metadata of the weight files; `reference_models/MODELCARD.md` has the
+commands that made them.
 
 """
 
@@ -87,7 +87,7 @@ def _order() -> str:
             continue
         printed = dict(zip(VARIANTS, PAPER[base], strict=True))
         ours, theirs = (sorted(each, key=each.__getitem__) for each in (errors, printed))
-        same = "the order that the paper finds" if ours == theirs else f"the paper finds {_listed(theirs, base)}"
+        same = "the paper finds the same order" if ours == theirs else f"the paper finds {_listed(theirs, base)}"
         orders.append(f"From best to worst, base {base.upper()}: {_listed(ours, base)}; {same}.")
     return "\n".join(orders) or "No base has all four of its networks trained yet."
 
@@ -101,15 +101,15 @@ def _listed(variants: list[str], base: str) -> str:
 _CARD_HEAD = """# Model card: the reference models
 
 Networks of "Striving for Simplicity" (Springenberg et al. 2014), trained by this project on small photographs of
-ten kinds of things. They are here so that methods of explanation can be tried, compared and taught on networks whose
-making is known to the last value. Written by `make reference-table` from what each file says of itself.
+ten kinds of things. They are here so that methods of explanation can be tried, compared and taught on networks of
+which every training setting is known. `make reference-table` writes this page from the metadata of each file.
 
-**Not for** telling what is on a photograph where anything depends on it: they know ten classes and name one for every
+**Not for** deciding what a photograph shows where anything depends on it: they know ten classes and name one for every
 picture, whatever it shows; they were not tried on people, other cameras, or pictures that were changed to mislead them.
 
 **Data.** CIFAR-10 (Krizhevsky 2009). "CIFAR-10 (JPEG)" is the same, every image compressed as a JPEG of quality 75.
 
-Each file is read by `attribkit.load(NAME)`; its metadata holds all that is said here, and the whole recipe.
+`attribkit.load(NAME)` reads each file; its metadata holds everything on this page, and the whole recipe.
 """
 
 

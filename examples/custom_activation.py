@@ -10,7 +10,7 @@ import attribkit
 
 
 class SquaredReLU(nn.Module):
-    """Written with a comparison, so that nothing in it can be told from arithmetic."""
+    """Written with a comparison, so that nothing distinguishes it from arithmetic."""
 
     def forward(self, x: Tensor) -> Tensor:
         return (x * (x > 0)) ** 2

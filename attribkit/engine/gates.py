@@ -34,10 +34,10 @@ def rectified(signal: Tensor, *constants: Any) -> Tensor:
 class Op:
     """One activation function.
 
-    `keep(x, y, *constants)` is the part of the forward pass that its gate needs, a byte an element at the most; None
+    `keep(x, y, *constants)` is the part of the forward pass that its gate needs, one byte per element at the most; None
     keeps x itself. `derivative(kept, like, *constants)` is f'(x), in the type of `like`.
     `falls_first` marks functions that fall before they rise (GELU): to a rule that rectifies, their negative side is
-    closed. `inplace` is for functions whose gate can be told from their output.
+    closed. `inplace` is for functions whose gate can be computed from their output.
     """
 
     kind: str

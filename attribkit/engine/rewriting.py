@@ -311,7 +311,7 @@ class Stop(BaseException):
 
 
 def _have_gradient(inputs: Collection[Any]) -> bool:
-    """Whether autograd follows these, so that what does not depend on them can be told."""
+    """Whether autograd follows these, so that it shows what does not depend on them."""
     if not torch.is_grad_enabled() or not eager():
         return False
     return any(tensor.requires_grad for tensor in lookback.tensors_in(list(inputs)))

@@ -180,7 +180,7 @@ class Switches:
 
 
 def network_of(model: nn.Module) -> str:
-    """What tells one architecture from another: the names and shapes of its weights, after its class for a person.
+    """What distinguishes architectures: the names and shapes of its weights, after its class for a person.
 
     Vectors do not count: a network whose batch norms were folded into its convolutions has the same pools.
     """

@@ -1,4 +1,4 @@
-"""Networks that cannot take what they are given, told from bugs of ours."""
+"""Networks that cannot take what they are given, distinguished from bugs of ours."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ POSITIONS: tuple[Callable[[int], int], ...] = (
     lambda n: n - 2,
     lambda n: n - 1,
 )
-"""The first units, the middle and the last: what windows clipped on either side, and on none, can tell."""
+"""The first units, the middle and the last: what windows clipped on either side, and on none, can show."""
 
 
 def probing_net(model: nn.Module) -> Rewritten:

@@ -141,7 +141,7 @@ class Task:
 
 
 def _alike(values: Sequence[float], others: Sequence[float], output: Tensor) -> bool:
-    """Whether activations are the same, as far as the output's type and its largest value allow to tell."""
+    """Whether activations are the same, as far as the output's type and its largest value can show."""
     rounding = torch.finfo(output.dtype).eps
     bound = max(1e-4, 4 * rounding) * float(output.abs().max())
     share = max(1e-3, 4 * rounding)

@@ -1,4 +1,4 @@
-"""Metrics for attribution maps, of whichever tool they come from. docs/metrics.md says what each means and cannot tell.
+"""Metrics for attribution maps, of whichever tool they come from. docs/metrics.md says what each means and cannot show.
 
 Maps and images are N x C x H x W; a map may have another number of colours than its image (one, say). Results have
 one value per image, so that methods can be compared image by image. NaN stands for *undefined*: a map that is zero

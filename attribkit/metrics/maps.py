@@ -61,7 +61,7 @@ def directions(rows: Tensor) -> Tensor:
 
 
 def blurred(pictures: Tensor, sigma: float, reach: int) -> Tensor:
-    """Each plane through a Gaussian of `2 * reach + 1` pixels a side, mirrored at the edges."""
+    """Each plane through a Gaussian of `2 * reach + 1` pixels per side, mirrored at the edges."""
     away = torch.linspace(-reach, reach, 2 * reach + 1, dtype=pictures.dtype, device=pictures.device)
     bell = torch.exp(-0.5 * (away / sigma) ** 2)
     bell = bell / bell.sum()

@@ -24,7 +24,9 @@ from attribkit.reference_models.switch_study.subjects import WITH, ChosenUnits, 
 from attribkit.reference_models.switch_study.validation import RULES
 from attribkit.report.pictures import Picture, encode_png, enlarged, grid, panel, picture
 
-TILE = 66  # pixels a side that a tile of a grid takes and shows at most: two for each that conv9 of ConvPool-CNN-C sees
+TILE = (
+    66  # pixels per side that a tile of a grid takes and shows at most: two for each that conv9 of ConvPool-CNN-C sees
+)
 COLUMN, DETAIL = 224, 112  # those that a tile of `side_by_side` takes and shows at most
 LIMIT = 700_000
 CHANNELS = 8

@@ -10,7 +10,7 @@ from attribkit.reference_models.switch_study.wording import RULES, Json, filled,
 
 WIDTH, RIGHT = 420, 402  # so narrow that letters can be read on a telephone
 
-# Shapes around (0, 0): rules are told apart without colours, too.
+# Shapes around (0, 0): rules can be distinguished without colours, too.
 MARKS = {
     "guided": "M-4.5,0a4.5,4.5 0 1,0 9,0a4.5,4.5 0 1,0 -9,0z",
     "deconvnet": "M-4,-4h8v8h-8z",

@@ -1,6 +1,6 @@
 """From scores to a verdict: what a rule loses without switches, how sure that is, and what it says of the claim.
 
-Nothing here knows which rule is which's friend: it takes numbers, one an image, and a margin.
+Nothing here knows which result is wanted: it takes numbers, one per image, and a margin.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Interval:
 
 
 def mean_interval(scores: Scores, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """The mean of one score an image, by the bootstrap over images; NaN, an undefined score, is left out and counted.
+    """The mean of one score per image, by the bootstrap over images; NaN, an undefined score, is left out and counted.
 
     The same number of images and the same seed draw the same resamples: intervals of several scores are paired.
     """

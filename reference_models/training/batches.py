@@ -1,4 +1,4 @@
-"""Batches for training: the whole set in memory, shifted and flipped a batch at a time without a loop."""
+"""Batches for training: the whole set in memory, shifted and flipped batch by batch without a loop."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 run.json             recipe, seed, data, versions, commit: all that is needed to make it again
 checkpoint.pt        network, optimiser and metrics after the last whole epoch
-metrics.jsonl        a line an epoch
+metrics.jsonl        one line per epoch
 epoch-NNN.safetensors    the epochs that were to be kept
 NAME.safetensors     the trained network
 """
@@ -106,7 +106,7 @@ def load_checkpoint(folder: Path, device: torch.device) -> dict[str, Any] | None
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """A dict an epoch, those of abandoned attempts among them."""
+    """One dict per epoch, including those of abandoned attempts."""
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise RunError(f"{folder} has no metrics.jsonl: no epoch has been trained yet")

@@ -59,7 +59,7 @@ def test_the_order_is_told_whether_it_is_the_papers_or_not(folder: Path) -> None
         bundle(folder, name, error)
     assert "`convpool_cnn_c`, `all_cnn_c`, `model_c`, `strided_cnn_c`; the paper finds `all_cnn_c`" in table.table()
     bundle(folder, "all_cnn_c", 9.5)
-    assert "`all_cnn_c`, `convpool_cnn_c`, `model_c`, `strided_cnn_c`; the order that the paper finds" in table.table()
+    assert "`all_cnn_c`, `convpool_cnn_c`, `model_c`, `strided_cnn_c`; the paper finds the same order" in table.table()
 
 
 def test_the_card_names_the_command_and_both_errors(folder: Path) -> None:
