@@ -101,7 +101,7 @@ def in_full(name: str) -> Record:
     record |= _sites_of(net)
     judged = _against_the_oracle(model, x)
     if judged["status"] == "wrong" and not judged["problems"]:
-        # Rounding adds up over hundreds of layers: twice the digits distinguish it from a mistake. And torch's own batch
+        # Rounding adds up over hundreds of layers: twice the digits set it off from a mistake. And torch's own batch
         # norm is wrong on the way down for a single image whose signal comes from tokens, so two of them.
         judged = _against_the_oracle(model.double(), torch.cat([x, x.flip(-1)]).double()) | {"checked": "twice"}
         model.float()
