@@ -48,8 +48,8 @@ def command(
 ) -> None:
     """Compare our maps with Captum's: do they agree, and if not, who is right? And what do they cost?
 
-    Who is right is judged by a third way to the same map: the rule put into the finished graph of a plain forward pass.
-    Times are medians over rounds in which each takes its turn, as ratios; in brackets the quartiles.
+    A third way to compute the same map judges who is right: it puts the rule into the finished graph of a plain forward
+    pass. Times are ratios, medians over rounds in which each tool takes its turn; brackets hold the quartiles.
     """
     if importlib.util.find_spec("captum") is None:
         raise click.ClickException("Captum is not installed: pip install 'attribkit[captum]'")

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 @options.as_json
 @options.debug
 def command(model: str, weights: str, image: str | None, activations: str, device: str | None, as_json: bool) -> None:
-    """Say what in MODEL would follow the rules and what would not, and verify the promises on it.
+    """Check how MODEL is handled: what follows the rules, what does not, and whether every promise holds on it.
 
-    Exit code 0: it is handled rightly; 1: it is not, or cannot be rewritten, and why.
+    Exit code 0: it is handled rightly. 1: it is not, or it cannot be rewritten; the output says why.
     """
     import torch
 

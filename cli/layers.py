@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 def command(model: str, weights: str, fields: bool, device: str | None, as_json: bool, quiet: bool) -> None:
     """Show the layers of MODEL: shapes, strides, what a unit sees, and the activations and pools in them.
 
-    Any of these names can be given to attribkit explain --layer.
+    attribkit explain --layer takes any of these names.
     """
     from rich.console import Console
 

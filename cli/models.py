@@ -17,7 +17,7 @@ from attribkit.errors import BadValue
 def command(pattern: str, as_json: bool) -> None:
     """List the models, or those that match PATTERN.
 
-    A word finds every name that it is part of; * and ? stand for letters.
+    A word matches every name that contains it; * and ? are wildcards.
 
     \b
     attribkit models 'resnet*'

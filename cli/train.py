@@ -53,8 +53,8 @@ def command(
 ) -> None:
     """Train reference models on CIFAR-10 or images of your own.
 
-    A run that was stopped, however it was, goes on when the same command is given again. Under torchrun,
-    several processes train one model.
+    If a run was stopped, for whatever reason, give the same command again to continue it. Under torchrun, several
+    processes train one model.
 
         attribkit train all_cnn_c --data cifar10 --recipe quick
 

@@ -57,10 +57,10 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Put a paper's claim to numbers: guided backprop does without max-pool switches what the deconvnet needs them for.
+    """Put numbers to a paper's claim: that guided backprop works without max-pool switches, and the deconvnet does not.
 
     Every rule is scored with switches and without, on trained and on random weights. What is claimed, how it is
-    measured and when it counts as supported, refuted or undecided was fixed beforehand: docs/validation-design.md.
+    measured, and when it counts as supported, refuted or undecided was fixed in advance: docs/validation-design.md.
     """
     from attribkit.files import write_whole
     from attribkit.reference_models.switch_study import document, findings, parts, testset
