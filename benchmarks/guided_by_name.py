@@ -54,7 +54,7 @@ def row(name: str) -> tuple[str, ...]:
     cells = [_against(theirs, gradient)]
     for kinds in ("rectifiers", "all"):
         try:
-            explainer = attribkit.Explainer(loaded, "guided", activations=kinds)  # type: ignore[arg-type]
+            explainer = attribkit.Explainer(loaded, "guided", activations=kinds)
             cells.append(_against(explainer(image.detach(), target=target).values, gradient))
         except attribkit.NothingToRewrite:
             cells.append("refused")
