@@ -56,7 +56,7 @@ def _rest(data: Data) -> tuple[Split, tuple[str, ...], str]:
 
 
 def bare_rate(job: Job, state: State, loader: Loader, steps: int) -> float:
-    """Images a second of the network's forward and backward pass over one batch again and again."""
+    """Images per second of the network's forward and backward pass over one batch again and again."""
     batch = job.recipe.batch
     images, labels = next(iter(loader.epoch(batch, torch.Generator().manual_seed(0))))
     net = state.net.train()
