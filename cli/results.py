@@ -128,7 +128,7 @@ def cautions(answer: Answer) -> list[str]:
     from attribkit.report.shown import caution
 
     found = (caution(unit, answer.results) for unit in answer.units)
-    return [f"note: {text}" for text in dict.fromkeys(found) if text]
+    return [f"caution: {text}" for text in dict.fromkeys(found) if text]
 
 
 def _unit_in_words(answer: Answer, unit: Unit) -> str:

@@ -149,14 +149,14 @@ def test_random_weights_name_no_classes(run: Command) -> None:
     assert (document["explained"][0]["likeliest"], document["explained"][0]["units"][0]["label"]) == ("", None)
 
 
-def test_maps_of_a_class_that_hardly_depend_on_it_are_noted_once(explain: Command, tmp_path: Path) -> None:
+def test_maps_of_a_class_that_hardly_depend_on_it_come_with_one_caution(explain: Command, tmp_path: Path) -> None:
     """Said at the end, whatever the number of images; not for a layer's unit, nor for plain backprop."""
     (tmp_path / "dog.jpg").write_bytes((tmp_path / "cat.jpg").read_bytes())
-    note = "note: guided and deconvnet maps hardly depend on the class: docs/metrics.md has figures"
+    caution = "caution: guided and deconvnet maps hardly depend on the class: docs/metrics.md has figures"
     done = explain("cat.jpg", "dog.jpg", "--class", "cat")
-    assert (done.out.count(note), done.out.splitlines()[-1]) == (1, note)
-    assert "note:" not in explain("cat.jpg", "--layer", "conv4").out
-    assert "note:" not in explain("cat.jpg", "--method", "backprop").out
+    assert (done.out.count(caution), done.out.splitlines()[-1]) == (1, caution)
+    assert "caution:" not in explain("cat.jpg", "--layer", "conv4").out
+    assert "caution:" not in explain("cat.jpg", "--method", "backprop").out
     json.loads(explain("cat.jpg", "--json").out)
 
 
