@@ -18,8 +18,9 @@ TYPES := build/types/attribkit
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(STAMP) ## explain the bundled cat: a picture and a page in attribkit-out
-	$(BIN)/attribkit explain examples/cat.jpg --model packaged:efficientnet_lite0 --format png,html
+demo: $(STAMP) ## explain the bundled photograph with and without switches: pictures and a page in attribkit-out
+	$(BIN)/attribkit explain examples/coffee.jpg --switches own,uniform --layer features.9
+	$(BIN)/attribkit explain examples/coffee.jpg --switches own,uniform --format png,html
 
 test: $(STAMP) ## run the tests (WORKERS=2 processes, one thread each)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS)

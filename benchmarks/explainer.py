@@ -105,8 +105,8 @@ def bare_loop(model: torch.nn.Module, layer: str | None, images: Tensor) -> Iter
 
 def by_command(loaded: attribkit.LoadedModel, layer: str | None, files: list[str], size: int) -> Callable[[], object]:
     """`attribkit explain FILES --method guided --json`, from the loaded model on."""
-    rewriting = {"switches": "own", "activations": "rectifiers", "precision": None}
-    question = Question(["guided"], [layer], None, "max", None, size, rewriting)
+    rewriting = {"activations": "rectifiers", "precision": None}
+    question = Question(["guided"], [layer], None, "max", None, size, {"own": "own"}, rewriting)
 
     def run() -> str:
         printed = io.StringIO()

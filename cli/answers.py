@@ -38,18 +38,15 @@ class Question:
     classes: list[int] | None
     size: int | None
     switches: Mapping[str, str | Switches]
-    """The ways past max-pools, by their names: several are shown beside each other."""
+    """One way with switches or several, by their names."""
     rewriting: Mapping[str, Any]
     """Options of an explainer that have no words of their own here: activations, overlap..."""
 
-    def columns(self) -> list[tuple[str, str, str]]:
-        """Each map's name, its rule and its way past max-pools, those of one rule side by side."""
-        several = len(self.switches) > 1
-        return [
-            (f"{method}, {_SAID.get(way, f'switches of {way}')}" if several else method, method, way)
-            for method in self.methods
-            for way in self.switches
-        ]
+    def columns(self) -> Iterator[tuple[str, str, str]]:
+        """Each method with each way, those of a method together: the column's name, method, way."""
+        for method in self.methods:
+            for way in self.switches:
+                yield (method if len(self.switches) == 1 else f"{method}.{way}"), method, way
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +59,7 @@ class Answer:
     layer: str | None
     x: Tensor
     results: Mapping[str, Attribution]
+    """By the names of the question's columns."""
     likeliest: str
     seconds: float
 
@@ -84,20 +82,20 @@ class Answer:
         from attribkit.report.shown import Shown
 
         picture = self.loaded.unpreprocess(self.x)
+        names = {name: column_in_words(name, way) for name, _, way in self.question.columns()}
         for index, unit in enumerate(self.units):
             yield Shown(
                 name=self.source.name,
                 picture=picture,
-                maps={method: result.values[index].cpu().float().numpy() for method, result in self.results.items()},
+                maps={names[name]: result.values[index].cpu().float().numpy() for name, result in self.results.items()},
                 unit=unit,
                 label=self.label(unit) or self.likeliest,
-                sites={method: result.sites_in_words for method, result in self.results.items()},
-                ways=len(self.question.switches),
+                sites={names[name]: result.sites_in_words for name, result in self.results.items()},
             )
 
 
 class Respondent:
-    """Answers a question about any number of images, with one explainer per layer.
+    """Answers a question about any number of images, with one explainer per layer and way with switches.
 
     Images of one size that follow each other are explained together: at most 16 of them, and fewer large ones.
     `failed` names those that could not be read, and why.
@@ -149,7 +147,15 @@ class Respondent:
         start = time.perf_counter()
         images = on_device(self.loaded, torch.stack([x for _, x in waiting]))
         seen = self._seen(images) if self.question.layers != [None] else {}
-        results = {layer: self._results(layer, images, seen) for layer in self.question.layers}
+        results = {}
+        for layer, explainers in self.explainers.items():
+            by_way = {}
+            for way, explainer in explainers.items():
+                explained = explainer.explained(images, self._target(layer, len(images)), seen.get(layer))
+                by_way[way] = explainer.results(explained)
+                if layer is None and self.loaded.output is None:
+                    seen[None] = explained.output
+            results[layer] = {name: by_way[way][method] for name, method, way in self.question.columns()}
         likeliest = self._likeliest_classes(len(images), seen.get(None))
         seconds = (time.perf_counter() - start) / len(waiting) / len(results)
         for number, (source, _) in enumerate(waiting):
@@ -160,11 +166,11 @@ class Respondent:
                     question=self.question,
                     layer=layer,
                     x=images[number],
-                    results={method: result.of_image(number) for method, result in by_method.items()},
+                    results={name: result.of_image(number) for name, result in by_column.items()},
                     likeliest=likeliest[number],
                     seconds=seconds,
                 )
-                for layer, by_method in results.items()
+                for layer, by_column in results.items()
             ]
 
     def _results(self, layer: str | None, images: Tensor, seen: dict[str | None, Any]) -> dict[str, Attribution]:
@@ -215,6 +221,17 @@ class Respondent:
         if not labels or not isinstance(logits, torch.Tensor) or logits.shape != (images, len(labels)):
             return [""] * images
         return [_in_words(row, labels) for row in logits]
+
+
+def column_in_words(name: str, way: str) -> str:
+    """What a column is called where people read it."""
+    method, several, _ = name.partition(".")
+    if not several:
+        return method
+    if way == "own":
+        return f"{method}, own switches"
+    none = way in ("uniform", "center", "corner")
+    return f"{method}, without switches ({way})" if none else f"{method}, switches of {way}"
 
 
 def _keep(seen: dict[str | None, Any], layer: str) -> Callable[[Any, Any, Any], None]:

@@ -65,7 +65,7 @@ VIEWS = ("classic", "signed", "absolute", "positive")
     default=["own"],
     show_default=True,
     metavar="|".join((*CONVENTIONS, "FILE")),
-    help="Where max-pools send the signal; own,uniform shows both side by side.",
+    help="Where max-pools send the signal. Several, separated by commas, are compared: own,uniform.",
 )
 @click.option(
     "--activations",
@@ -150,7 +150,7 @@ def command(
     loaded = options.loaded(model, weights, device)
     question = _question(loaded, **asked)
     files = results.Files(out, wanted, view, _facts(loaded))
-    files.check(len(pictures) * len(question.layers), len(question.columns()))
+    files.check(len(pictures) * len(question.layers), len(list(question.columns())))
     explain_all(pictures, Respondent(loaded, question), files, as_json, quiet)
 
 
@@ -175,7 +175,7 @@ def _question(
         at=at if at in ("max", "all") else tuple(options.numbers(at, "--at")),  # type: ignore[arg-type]
         classes=_classes(classes, loaded),
         size=size,
-        switches=_ways(switches, rewriting["replay"]),
+        switches=_switches(switches, rewriting["replay"]),
         rewriting=rewriting,
     )
 
@@ -190,14 +190,19 @@ def _classes(texts: tuple[str, ...], loaded: LoadedModel) -> list[int] | None:
     return list(dict.fromkeys(numbers)) or None
 
 
-def _ways(text: str, replay: str) -> dict[str, str | Switches]:
-    """The ways past max-pools: conventions, or files of recorded switches."""
+def _switches(text: str, replay: str) -> dict[str, str | Switches]:
+    """One way with switches or several, by their names: a convention, or a file's without its folder and ending."""
     from attribkit import Switches
 
-    words = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip())) or ["own"]
-    if len(words) > 1 and replay == "both":
-        raise click.UsageError("--replay both changes the units themselves: give it one kind of --switches")
-    return {word: word if word in CONVENTIONS else Switches.load(word) for word in words}
+    given = [text] if Path(text).exists() else dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
+    found = {Path(part).stem: part if part in CONVENTIONS else Switches.load(part) for part in given}
+    if len(found) != len(given) or not found:
+        raise click.UsageError(
+            f"--switches takes {', '.join(CONVENTIONS)} and files with different names, not {text!r}"
+        )
+    if len(found) > 1 and replay == "both":
+        raise click.UsageError("--replay both changes which unit is strongest: give one way with --switches")
+    return found
 
 
 def _facts(loaded: LoadedModel) -> dict[str, str]:

@@ -127,8 +127,11 @@ def cautions(answer: Answer) -> list[str]:
     """What a reader should know before believing the maps of an answer."""
     from attribkit.report.shown import caution
 
-    found = (caution(unit, answer.results) for unit in answer.units)
-    return [f"caution: {text}" for text in dict.fromkeys(found) if text]
+    found = [caution(unit, answer.results) for unit in answer.units]
+    met = [site for result in answer.results.values() for site in result.sites if site.calls]
+    if len(answer.question.switches) > 1 and not any(site.kind == "pool" for site in met):
+        found.append("no max-pool lies below, so that switches change nothing")
+    return [f"note: {text}" for text in dict.fromkeys(found) if text]
 
 
 def _unit_in_words(answer: Answer, unit: Unit) -> str:

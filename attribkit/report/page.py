@@ -13,7 +13,7 @@ import numpy as np
 from attribkit.errors import BadValue
 from attribkit.report import pictures
 from attribkit.report.panel import COLOURS, scale
-from attribkit.report.shown import Shown
+from attribkit.report.shown import Shown, rule_of
 from attribkit.report.stored import Stored, StoredMap, store
 
 # What is said of a rule to somebody who meets it here.
@@ -53,12 +53,14 @@ def page(shown: Sequence[Shown], facts: Mapping[str, str]) -> bytes:
         loader=PackageLoader("attribkit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["strengths"] = _strengths
-    methods = dict.fromkeys(method for each in shown for method in each.maps)
+    environment.filters["rule_of"] = rule_of
+    methods = dict.fromkeys(rule_of(column) for each in shown for column in each.maps)
     html = environment.get_template("page.html").render(
         entries=[Entry(each, store(each)) for each in shown],
         images=len({(each.name, each.picture.tobytes()) for each in shown}),  # folders may hold the same name
         methods=list(methods),
-        explained={rule: words for rule, words in METHODS.items() if any(m.startswith(rule) for m in methods)},
+        ways=max(len(each.maps) // len(set(map(rule_of, each.maps))) for each in shown),
+        explained={method: words for method, words in METHODS.items() if method in methods},
         colours=COLOURS,
         facts=facts,
         style=source("page.css"),

@@ -27,10 +27,15 @@ def caution(unit: Unit, methods: Iterable[str]) -> str | None:
     Returns:
         The warning, or None where there is nothing to warn of.
     """
-    blind = dict.fromkeys(rule for method in methods if (rule := method.partition(", ")[0]) in BLIND_TO_CLASSES)
+    blind = list(dict.fromkeys(rule for name in methods for rule in BLIND_TO_CLASSES if name.startswith(rule)))
     if unit.layer is not None or not blind:
         return None
     return f"{' and '.join(blind)} maps hardly depend on the class: docs/metrics.md has figures"
+
+
+def rule_of(column: str) -> str:
+    """The method of a column: "guided" of "guided, own switches"."""
+    return column.partition(", ")[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +45,8 @@ class Shown:
     Args:
         name: The image's name.
         picture: What the network saw, H x W x 3 bytes.
-        maps: For each method a map, C x H x W with the height and width of the picture.
+        maps: For each method a map, C x H x W with the height and width of the picture. A method that is shown in
+            several ways has a column for each: "guided, own switches".
         unit: What the maps explain.
         label: What the network takes the image for, or what the unit is: "tiger cat, 38%".
         sites: For each method a sentence about its sites.
@@ -103,7 +109,7 @@ class Shown:
         """The sentences about sites, each with the rules that it holds for."""
         reports: dict[str, list[str]] = {}
         for method, sentence in self.sites.items():
-            rule = method.partition(", ")[0] if self.ways > 1 else method
-            if rule not in (rules := reports.setdefault(sentence, [])):
-                rules.append(rule)
+            reports.setdefault(sentence, []).append(method)
+        if len(reports) == 1:  # then the ways of a method need no names
+            reports = {report: list(dict.fromkeys(map(rule_of, columns))) for report, columns in reports.items()}
         return reports

@@ -535,6 +535,56 @@ def test_switches_are_recorded_and_replayed(run: Command, tmp_path: Path) -> Non
     assert "no max-pool" in run("switches", CAT, "--model", "all_cnn_c", "-w", "none", "-o", "no.safetensors").err
 
 
+def test_several_ways_with_switches_are_compared(run: Command, tmp_path: Path) -> None:
+    """Columns of one rule stand together, and each equals what it is when asked for alone."""
+    words = ("explain", CAT, "--model", "model_c", "--method", "guided,deconvnet", "--layer", "conv4", "--format")
+    assert run("switches", CAT, "--model", "model_c", "--out", "own cat.safetensors").code == 0
+    done = run(*words, "npz,png,html", "--switches", "own,uniform,own cat.safetensors", "--out", "all")
+    assert done.code == 0, done.err
+    columns = re.findall(r"cat\.conv4\.([\w. ]+?)\.npz", done.out)
+    assert columns == [f"{rule}.{way}" for rule in ("guided", "deconvnet") for way in ("own", "uniform", "own cat")]
+    for way in ("own", "uniform"):
+        assert run(*words, "npz", "--switches", way, "--out", way).code == 0
+    for rule in ("guided", "deconvnet"):
+        for way in ("own", "uniform", "own cat"):
+            together = attribkit.Attribution.load(tmp_path / "all" / f"cat.conv4.{rule}.{way}.npz")
+            alone = attribkit.Attribution.load(tmp_path / way.removesuffix(" cat") / f"cat.conv4.{rule}.npz")
+            assert together.units == alone.units
+            assert torch.allclose(together.values, alone.values, atol=1e-5 * float(alone.values.abs().max()))
+    page = (tmp_path / "all" / "explain.html").read_text()
+    assert re.findall(r'data-method="([^"]+)"', page) == [
+        f"{rule}, {way}"
+        for rule in ("guided", "deconvnet")
+        for way in ("own switches", "without switches (uniform)", "switches of own cat")
+    ]
+    height, width = cv2.imread(str(tmp_path / "all" / "cat.conv4.png")).shape[:2]
+    assert height > width / 2  # a row for each rule
+
+
+def test_without_a_max_pool_switches_change_nothing_and_this_is_said(run: Command) -> None:
+    words = ("explain", CAT, "--model", "all_cnn_c", "-w", "none", "--layer", "conv2", "--switches")
+    note = "note: no max-pool lies below, so that switches change nothing"
+    assert note in run(*words, "own,uniform").out
+    assert note not in run(*words, "own").out
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--switches", "own,uniform", "--replay", "both"], "give one way"),
+        (["--switches", ","], "--switches takes own"),
+        (["--switches", "a/x.safetensors,b/x.safetensors"], "different names"),
+    ],
+)
+def test_ways_that_cannot_be_compared_are_refused(run: Command, tmp_path: Path, words: list[str], why: str) -> None:
+    for folder in ("a", "b"):
+        done = run("switches", CAT, "--model", "model_c", "-w", "none", "--out", f"{folder}/x.safetensors")
+        assert done.code == 0
+    done = run("explain", CAT, "--model", "model_c", "-w", "none", *words)
+    assert done.code == 2
+    assert why in done.err
+
+
 def test_check_says_right_or_why_not(run: Command) -> None:
     right = run("check", "model_c")
     assert right.code == 0
