@@ -18,15 +18,6 @@ if TYPE_CHECKING:
     from attribkit.report.shown import Shown
 
 
-_SAID = {
-    "own": "own switches",
-    "uniform": "no switches",
-    "center": "no switches (center)",
-    "corner": "no switches (corner)",
-}
-"""How ways past max-pools are called where they are compared; recorded ones by their files."""
-
-
 @dataclass(frozen=True)
 class Question:
     """What is asked of every image."""

@@ -79,7 +79,7 @@ class Files:
             yield self._picture(answer)
         elif ending != "html":
             for method, result in answer.results.items():
-                path = self._path(f"{answer.stem}.{_in_a_file_name(method)}.{ending}")
+                path = self._path(f"{answer.stem}.{method}.{ending}")
                 result.save(path)
                 yield path
 
@@ -90,11 +90,6 @@ class Files:
         path = self._path(f"{answer.stem}.png")
         pictures.write_png(path, _stacked([panel(shown, self.view) for shown in answer.shown()]))
         return path
-
-
-def _in_a_file_name(text: str) -> str:
-    """Words joined by hyphens: "guided, no switches" is guided-no-switches."""
-    return "-".join(re.findall(r"[\w.]+", text))
 
 
 def _stacked(pictures: list[Any]) -> Any:

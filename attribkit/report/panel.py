@@ -25,8 +25,8 @@ COLOURS = {
 def panel(shown: Shown, view: str = "classic", strengths: Mapping[str, float] | None = None) -> Picture:
     """The picture with the unit's box, then the map of each method, each under its name and its full strength.
 
-    A method that is shown in several ways has a row of its own, with the ways side by side. Where the unit sees only
-    part of the picture, another row shows that part of each, enlarged by whole pixels.
+    Where the unit sees only part of the picture, a second row shows that part of each, enlarged by whole pixels. A
+    method that is shown in several ways has a row of its own, with the ways side by side.
 
     Args:
         shown: The unit and its maps.
@@ -38,25 +38,18 @@ def panel(shown: Shown, view: str = "classic", strengths: Mapping[str, float] | 
         H x W x 3 bytes.
     """
     strengths = strengths or common_strengths([shown], view)
-    rows = [row for columns in _rows(shown) for row in _row(shown, columns, view, strengths)]
+    maps = [pictures.picture(values, view, strengths[method]) for method, values in shown.maps.items()]
+    several_ways = len(set(map(rule_of, shown.maps))) < len(shown.maps)
+    rows = (_compared if several_ways else _in_a_row)(shown, maps, strengths)
     foot = [COLOURS[view], *(f"{', '.join(methods)}: {report}" for report, methods in shown.reports.items())]
     return sheet(shown.name, shown.summary, rows, foot)
 
 
-def _rows(shown: Shown) -> list[list[str]]:
-    """Which columns stand side by side: all of them, or, where a method has several, those of one method."""
-    by_rule: dict[str, list[str]] = {}
-    for column in shown.maps:
-        by_rule.setdefault(rule_of(column), []).append(column)
-    return list(by_rule.values()) if len(by_rule) < len(shown.maps) else [list(shown.maps)]
-
-
-def _row(shown: Shown, columns: list[str], view: str, strengths: Mapping[str, float]) -> list[Row]:
-    """The picture and some of its maps; below them, where the unit sees only a part, that part of each."""
-    maps = [pictures.picture(shown.maps[column], view, strengths[column]) for column in columns]
+def _in_a_row(shown: Shown, maps: list[Picture], strengths: Mapping[str, float]) -> list[Row]:
+    """The maps beside the picture, and below them the part that the unit sees."""
     factor = _factor(shown.picture)
     captions = [["picture", _size(shown.picture)]]
-    captions += [[*column.split(", "), scale(strengths[column])] for column in columns]
+    captions += [[method, scale(strengths[method])] for method in shown.maps]
     images = [_boxed(shown, factor), *(rimmed(pictures.enlarged(each, factor)) for each in maps)]
     closer = [_closer(shown.part, [shown.picture, *maps])] if shown.part else []
     return [Row(captions, images), *closer]
@@ -70,7 +63,14 @@ def _compared(shown: Shown, maps: list[Picture], strengths: Mapping[str, float])
     whole = _boxed(shown, _factor(shown.picture))
     first = [(["picture", _size(shown.picture)], whole)]
     if shown.part:
-        rows.append(_closer(shown.part, [shown.picture, *maps]))
+        first.append((["what the unit sees", f"{bottom - top} x {right - left} pixels, x{factor}"], tiles[0]))
+    by_rule: dict[str, list[tuple[list[str], Picture]]] = {}
+    for name, tile in zip(shown.maps, tiles[1:], strict=True):
+        by_rule.setdefault(rule_of(name), []).append(([*name.split(", "), scale(strengths[name])], tile))
+    rows = []
+    for columns in by_rule.values():
+        caption, image = first.pop(0) if first else ([], np.full_like(tiles[0], 255))
+        rows.append(Row([caption, *(words for words, _ in columns)], [image, *(tile for _, tile in columns)]))
     return rows
 
 

@@ -50,7 +50,6 @@ class Shown:
         unit: What the maps explain.
         label: What the network takes the image for, or what the unit is: "tiger cat, 38%".
         sites: For each method a sentence about its sites.
-        ways: How many maps of each rule follow each other, which differ in how their signal passes max-pools.
     """
 
     name: str
@@ -59,7 +58,6 @@ class Shown:
     unit: Unit
     label: str
     sites: Mapping[str, str]
-    ways: int = 1
 
     def __post_init__(self) -> None:
         if not self.maps:

@@ -109,36 +109,6 @@ def zip_words(*pairs: tuple[tuple[str, ...], tuple[str, ...]]) -> list[tuple[str
     return [sum(words, ()) for words in zip(*pairs, strict=True)]
 
 
-def test_maps_with_switches_and_without_are_made_at_once(run: Command) -> None:
-    """Each is what its own call gives; the sites are reported once."""
-    words = (
-        "explain",
-        CAT,
-        "--model",
-        "packaged:squeezenet1_1",
-        "--layer",
-        "features.4",
-        "--method",
-        "deconvnet,guided",
-    )
-    both = run(*words, "--switches", "uniform,own", "--format", "npz", "--out", "both", "--json")
-    files = json.loads(both.out)["explained"][0]["files"]
-    names = ["deconvnet-no", "deconvnet-own", "guided-no", "guided-own"]
-    assert files == [f"both/cat.features.4.{name}-switches.npz" for name in names]
-    alone = run(*words, "--switches", "uniform", "--format", "npz", "--out", "alone", "--json")
-    maps = [attribkit.Attribution.load(files[0]), *map(attribkit.Attribution.load, files_of(alone)[:1])]
-    assert torch.equal(maps[0].values, maps[1].values)
-    assert not torch.equal(maps[0].values, attribkit.Attribution.load(files[1]).values)
-    assert "  deconvnet, guided: " in run(*words, "--switches", "own,uniform").out
-    assert "one kind of --switches" in run(*words, "--switches", "own,uniform", "--replay", "both").err
-
-
-def files_of(done: Done) -> list[str]:
-    """The files of the first answer."""
-    files: list[str] = json.loads(done.out)["explained"][0]["files"]
-    return files
-
-
 def test_random_weights_name_no_classes(run: Command) -> None:
     """They would say "photocopier 93%" with ImageNet's labels."""
     words = ("explain", CAT, "--model", "torchvision:squeezenet1_1", "--weights", "none", "--method", "guided")

@@ -202,7 +202,7 @@ class TestPanel:
     def test_ways_past_pools_stand_side_by_side_below_each_other_rules(self, random, monkeypatch):
         """A row per rule; the picture stands before the first."""
         names = [f"{rule}, {way}" for rule in ("guided", "deconvnet") for way in ("own switches", "no switches")]
-        one = shown(random, 8, 8, methods=names, ways=2)
+        one = shown(random, 8, 8, methods=names)
         sheet = panel(one)
         places = [find(sheet, enlarged(pictures.picture(values), 28)) for values in one.maps.values()]
         ((top, left),), ((_, right),), ((low, below),), ((lowest, last),) = places
@@ -213,7 +213,7 @@ class TestPanel:
 
     def test_compared_maps_show_the_part_that_the_unit_sees(self, random):
         names = ["guided, own switches", "guided, no switches", "backprop, own switches", "backprop, no switches"]
-        one = shown(random, 64, 64, methods=names, ways=2, unit=unit((10, 20, 30, 60)))
+        one = shown(random, 64, 64, methods=names, unit=unit((10, 20, 30, 60)))
         sheet = panel(one)
         for image in (one.picture, *(pictures.picture(values) for values in one.maps.values())):
             assert len(find(sheet, enlarged(image[10:30, 20:60], 5))) == 1
