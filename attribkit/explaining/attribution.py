@@ -21,7 +21,10 @@ from attribkit.errors import BadType, BadValue
 from attribkit.files import npz, write_whole
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from attribkit.engine.plan import Site
+    from attribkit.report.pictures import Picture
     from attribkit.units import Unit
 
 _FORMAT = "attribkit.attribution/1"
@@ -39,7 +42,7 @@ class Attribution:
         a.save("cat.png")   # or .npz, .safetensors, .json
 
     Printing it says which method, which units, and at how many of the model's sites the rule acts: a site
-    that was left alone is always named.
+    that was left alone is always named. In a notebook it shows its maps.
 
     Attributes:
         values: The maps, units x C x H x W.
@@ -149,6 +152,29 @@ class Attribution:
             data = f"{_json(self.manifest(), indent=2)}\n".encode()
         write_whole(path, data)
 
+    def picture(self, *, view: str = "classic") -> Image:
+        """The map as a picture, or a grid of all of them.
+
+        Args:
+            view: "classic", "signed", "absolute" or "positive" (see `attribkit.report.pictures.picture`).
+
+        Returns:
+            A PIL image, which matplotlib's `imshow` takes, too.
+
+        Raises:
+            BadValue: A map cannot be drawn.
+        """
+        from PIL import Image
+
+        return Image.fromarray(self._drawn(view))
+
+    def _repr_png_(self) -> bytes | None:
+        """What a notebook shows beside the words; nothing where the maps are none of pictures."""
+        try:
+            return self._png("classic")
+        except BadValue:
+            return None
+
     def manifest(self) -> dict[str, Any]:
         """Everything but the pixels, in plain types.
 
@@ -176,6 +202,11 @@ class Attribution:
     def _png(self, view: str) -> bytes:
         from attribkit.report import pictures
 
+        return pictures.encode_png(self._drawn(view))
+
+    def _drawn(self, view: str) -> Picture:
+        from attribkit.report import pictures
+
         if self.values.ndim != 4 or not len(self.values):
             shape = tuple(self.values.shape)
             raise BadValue(f"a picture needs maps of C x H x W, but these values have the shape {shape}")
@@ -183,7 +214,7 @@ class Attribution:
             if not values.isfinite().all():
                 raise BadValue(f"map {index} holds NaN or infinite values and cannot be drawn; save it as .npz")
         drawn = [pictures.picture(values, view) for values in _array(self.values)]
-        return pictures.encode_png(drawn[0] if len(drawn) == 1 else pictures.grid(drawn))
+        return drawn[0] if len(drawn) == 1 else pictures.grid(drawn)
 
     def _safetensors(self) -> bytes:
         import safetensors.torch

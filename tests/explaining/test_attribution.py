@@ -12,6 +12,7 @@ import torch
 
 from attribkit import files
 from attribkit.engine.plan import Site
+from attribkit.errors import BadValue
 from attribkit.explaining.attribution import Attribution
 from attribkit.units import Unit
 
@@ -256,3 +257,23 @@ def test_pages_are_said_to_come_with_the_command_line(tmp_path):
 def test_loading_says_what_it_can_load():
     with pytest.raises(ValueError, match=r"\.npz or \.safetensors"):
         Attribution.load("a.png")
+
+
+def test_a_picture_has_the_pixels_of_the_saved_file(tmp_path):
+    """In each view, of one map and of several."""
+    for maps in (torch.randn(1, 3, 8, 8), torch.randn(4, 3, 8, 8)):
+        result = Attribution(
+            maps, tuple(Unit(0, None, i, None, 1.0) for i in range(len(maps))), "guided", "Net", (), {}
+        )
+        for view in ("classic", "signed"):
+            result.save(tmp_path / "map.png", view=view)
+            assert (np.asarray(result.picture(view=view)) == cv2.imread(str(tmp_path / "map.png"))[..., ::-1]).all()
+        result.save(tmp_path / "map.png")
+        assert result._repr_png_() == (tmp_path / "map.png").read_bytes()
+
+
+def test_maps_that_are_no_pictures_show_their_words_in_a_notebook():
+    result = Attribution(torch.randn(1, 3, 8), (Unit(0, None, 1, None, 1.0),), "guided", "Net", (), {})
+    assert result._repr_png_() is None
+    with pytest.raises(BadValue, match="C x H x W"):
+        result.picture()

@@ -84,7 +84,7 @@ def says(expected: str, printed: str) -> bool:
     return re.fullmatch(".*".join(map(re.escape, parts)), without_varying(printed), re.DOTALL) is not None
 
 
-@pytest.mark.parametrize("page", list(filter(runs, PAGES)))
+@pytest.mark.parametrize("page", [*filter(runs, PAGES), "../README.md"])
 def test_a_page_does_what_it_says(
     page: str, run: Command, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
