@@ -7,7 +7,9 @@ caught while the shadow runs, and named after the module that called them.
 
 from __future__ import annotations
 
+import inspect
 import sys
+import types
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -63,14 +65,22 @@ def swap(modules: Iterable[nn.Module], plan: Plan) -> None:
     for module in modules:
         linear.make_lean(module)
         if described(module) is not None:
-            module.__dict__["forward"] = partial(_forward, module)
+            module.__dict__["forward"] = _Forward(_forward, module)
             module.__dict__[PLAN] = plan
 
 
 def is_swapped(module: nn.Module) -> bool:
     """Whether a module's `forward` is ours."""
-    forward = vars(module).get("forward")
-    return isinstance(forward, partial) and forward.func is _forward
+    return isinstance(vars(module).get("forward"), _Forward)
+
+
+class _Forward(partial[Any]):
+    """Stands in the place of a module's `forward`, and to `inspect` looks like it."""
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        (module,) = self.args
+        return inspect.signature(types.MethodType(type(module).forward, module))
 
 
 def _forward(module: Any, *args: Any, **kwargs: Any) -> Any:
@@ -104,6 +114,7 @@ class Lift(TorchFunctionMode):
         self.record = record
         self.follow = follow
         self.shared: Mapping[int, str] = {}  # parameters of the model, by where they lie
+        self.detaches = False  # whether parameters that a function closes over are constants
         self.begin()
 
     def begin(self, keeps_gates: bool = False) -> None:
@@ -134,6 +145,8 @@ class Lift(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.detaches:
+            args, kwargs = _constant(args), _constant(kwargs)
         if func in WRITES or "out" in kwargs:
             self._refuse_to_write(kwargs.get("out", args[0] if args else None))
         if self._paused or func not in (FUNCTIONS if self._compiled else WATCHED):
@@ -214,6 +227,15 @@ class Lift(TorchFunctionMode):
         if self.follow:
             self.comparisons += masks if isinstance(masks, tuple) else (masks,)
         return masks
+
+
+def _constant(value: Any) -> Any:
+    """What a function is called with, without a gradient of parameters."""
+    if isinstance(value, nn.Parameter):
+        return value.detach()
+    if type(value) in (list, tuple):
+        return type(value)([_constant(inner) for inner in value])
+    return {key: _constant(inner) for key, inner in value.items()} if type(value) is dict else value
 
 
 class _Pause:

@@ -35,20 +35,21 @@ def look_back(output: Any, met: Collection[Site], comparisons: Collection[Tensor
     """Walk the graph of `output`, and hold it against the sites that were `met`."""
     nodes = list(_nodes(output))
     shown = Counter(filter(None, (_description(node, comparisons) for node in nodes)))
+    aside = {s.name for s in met if not s.swapped and s.op in SMOOTH.values() and (s.op, s.kind) not in shown}
     for site in met:
         if not site.swapped and (site.op, site.kind) in shown:  # known already; a GELU under "rectifiers" is one
             shown[site.op, site.kind] -= site.calls
     hidden = [Site(f"graph#{op}", op, kind, "graph", count, False) for (op, kind), count in shown.items() if count > 0]
-    return Look(tuple(hidden), _unreached(nodes, met))
+    return Look(tuple(hidden), _unreached(nodes, met, aside))
 
 
-def _unreached(nodes: Collection[Any], met: Collection[Site]) -> frozenset[str]:
-    """Activations that were called on the image's way, and whose outcome was detached or dropped."""
+def _unreached(nodes: Collection[Any], met: Collection[Site], aside: Collection[str]) -> frozenset[str]:
+    """Activations whose outcome was detached or dropped, and those `aside`, which no node of torch's stands for."""
     if not nodes or any("Vmapped" in _name(node) or "CopySlices" in _name(node) for node in nodes):
         return frozenset()  # all detached is another error; such nodes hide which sites they stand for
     here = [getattr(node, "here", None) for node in nodes if isinstance(node, FunctionCtx)]
     reached = {passage.site for passage in here if isinstance(passage, Passage)}
-    return frozenset(site.name for site in met if site.follows and site.name not in reached)
+    return frozenset(aside) | {site.name for site in met if site.follows and site.name not in reached}
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:

@@ -154,16 +154,28 @@ def _fits(x: Any, bound: Any) -> bool:
     """Whether a bound of zeros leaves x its shape."""
     if not (isinstance(x, Tensor) and isinstance(bound, Tensor)) or not x.is_floating_point() or not _is_zero(bound):
         return False
+    return _leaves_the_shape(x, bound)
+
+
+def _leaves_the_shape(x: Tensor, bound: Tensor) -> bool:
     return bound.dim() <= x.dim() and torch.broadcast_shapes(x.shape, bound.shape) == x.shape
+
+
+def _between(x: Tensor, high: Tensor) -> Tensor:
+    """Signs of how far x lies between zero and `high`: 1 inside, -1 outside, 0 on one of the bounds."""
+    above, below = _signs(x), _signs(high - x)
+    return torch.where((above == 0) & (below == 0), 1, torch.minimum(above, below))  # open, where both are equal
 
 
 def _bounded(input: Tensor, min: Any = None, max: Any = None, *, out: Any = None) -> Recognised:
     """A clamp whose lower bound is a tensor of zeros."""
-    if out is not None or not _fits(input, min) or (isinstance(max, Tensor) and max.requires_grad):
+    if out is not None or not _fits(input, min):
         return None
     if max is None:
         return input, Masked(_signs(input), at_zero=_CLAMP_AT_ZERO)
-    return input, Masked(aten.ge.Scalar(input, 0) & (input <= max))
+    if max.requires_grad or not _leaves_the_shape(input, max):
+        return None
+    return input, Masked(_between(input, max), at_zero=_CLAMP_AT_ZERO)
 
 
 def _bounded_below(input: Tensor, min: Any, *, out: Any = None) -> Recognised:

@@ -203,6 +203,7 @@ class Rewritten(nn.Module):
         if taken is not None:
             taken.again()
             lift.shared = taken.parameters
+        lift.detaches = not isinstance(self.model, nn.Module)
         if self._keeps_gates:
             lift.begin(keeps_gates=True)
         output = None
@@ -235,7 +236,9 @@ class Rewritten(nn.Module):
             lift.sites[name] = replace(lift.sites[name], swapped=False)
 
     def _compiled(self, args: Any, kwargs: Any) -> Any:
-        with (lift := Lift(self.plan)):
+        lift = Lift(self.plan)
+        lift.detaches = not isinstance(self.model, nn.Module)
+        with lift:
             output = self.model(*args, **kwargs)
         if not (self.rule.is_gradient or self._has_modules_to_swap or lift.changed):
             raise NothingToRewrite(f"the {self.rule.name} rule finds no rectifier in this model")
@@ -251,13 +254,17 @@ class Rewritten(nn.Module):
         met = [*self._met.values(), *self._look.hidden]
         seen = {site.op for site in self.sites if site.kind not in ("pool", "norm")}
         aside = {site.op for site in met if site.kind in self.plan.kinds}
-        helps = "smooth" not in self.plan.kinds and any(site.kind == "smooth" and site.how != "graph" for site in met)
+        helps = "smooth" not in self.plan.kinds and any(map(self._is_smooth, met))
         raise NothingToRewrite(
             f"the {self.rule.name} rule finds no rectifier in this model"
             + (f" that the image passes through ({', '.join(sorted(aside))} elsewhere)" if aside else "")
             + f"; activations seen: {', '.join(sorted(seen)) or 'none'}"
             + ('; activations="all" swaps the smooth ones too' if helps else "")
         )
+
+    def _is_smooth(self, site: Site) -> bool:
+        """Whether a site would follow the rule with `activations="all"`, as far as its graph shows."""
+        return site.kind == "smooth" and site.how != "graph" and site.name not in self._look.unreached
 
     def _require_something_anywhere(self, args: tuple[Any, ...]) -> None:
         """What the rule is for may all lie above a layer, if not nowhere: the network is run to its end to see."""
@@ -287,7 +294,7 @@ class Rewritten(nn.Module):
             named = ", ".join(f"{site.name} ({site.op})" for site in left[:3]) + (", ..." if len(left) > 3 else "")
             raise PartlyRewritten(
                 f"the {self.rule.name} rule leaves {len(left)} of {len(met)} activations alone: {named}"
-                + ('; activations="all" swaps the smooth ones too' if any(s.kind == "smooth" for s in left) else "")
+                + ('; activations="all" swaps the smooth ones too' if any(map(self._is_smooth, left)) else "")
             )
 
     def _unknown_parts(self) -> Iterator[str]:

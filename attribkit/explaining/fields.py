@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from attribkit.engine.rewriting import Rewritten
+from attribkit.explaining.calls import Address, address
 from attribkit.explaining.failing import NetworkFails, tried
 from attribkit.explaining.probing import Signals, everywhere, noise_like, probed, probing_net
-from attribkit.explaining.snapshot import snapshot
-from attribkit.explaining.targets import check_layer
+from attribkit.explaining.snapshot import kept, snapshot
 from attribkit.explaining.windows import ReceptiveField
 
 
@@ -28,7 +27,7 @@ def receptive_field(model: nn.Module, layer: str | None, images: Tensor) -> Rece
     Args:
         model: A copy of it is run on noise, once for each layer and size of image. The answer is kept for as long as
             the model's structure stays the same.
-        layer: Its path; None is the model's output, which sees everything.
+        layer: Its path, with a colon and a number for a later call; None is the model's output, which sees everything.
         images: N x C x H x W, of the size in question; what they show does not matter.
 
     Returns:
@@ -61,26 +60,23 @@ def known_field(model: nn.Module, layer: str | None, images: Tensor, now: list[A
     """What is known of a layer, found out if need be; `now` is the model's snapshot where the caller has it."""
     if layer is None or images.dim() < 3:
         return KnownField(ReceptiveField.everything(images.shape[2:]))
-    known = _known.setdefault(model, {})
-    key = (layer, images.shape[1:], images.dtype, images.device)
     now = snapshot(model) if now is None else now
-    if key not in known or known[key][0] != now:
+
+    def found_out() -> KnownField:
         net = probing_net(model)
-        check_layer(net.model, layer)  # type: ignore[arg-type]  # it is the copy of a module
-        known[key] = now, KnownField(_field(net, layer, noise_like(images)))
-    return known[key][1]
+        return KnownField(_field(net, address(net.model, layer), noise_like(images)))  # type: ignore[arg-type]
+
+    # Until the model's structure changes. Its weights may: the probe does not use them.
+    return kept(model, now, ("field", layer, images.shape[1:], images.dtype, images.device), found_out)
 
 
-# What was found out holds until the model's structure changes. Its weights may: the probe does not use them.
-_known: WeakKeyDictionary[nn.Module, dict[Any, tuple[list[Any], KnownField]]] = WeakKeyDictionary()
-
-
-def _field(net: Rewritten, layer: str, noise: Tensor) -> ReceptiveField:
+def _field(net: Rewritten, at: Address, noise: Tensor) -> ReceptiveField:
     everything = ReceptiveField.everything(noise.shape[2:])
+    path, call = at[0], at[1] or 0
     image = noise.clone().requires_grad_()
     try:
         with tried(), torch.enable_grad():
-            units = net.forward_to(layer, image.clone())  # since a network may write into its input
+            units = net.forward_to(path, image.clone(), call=call)  # since a network may write into its input
     except NetworkFails:
         return everything
     if not isinstance(units, Tensor) or units.dim() != noise.dim() or len(units) != 1:
@@ -94,18 +90,18 @@ def _field(net: Rewritten, layer: str, noise: Tensor) -> ReceptiveField:
     except NetworkFails:
         return everything
     field = ReceptiveField(signals.windows(positions, reached), True, everything.shape)
-    if field.share() <= 0.5 and all(_same_on_crop(net, layer, noise, units.detach(), field, p) for p in positions):
+    if field.share() <= 0.5 and all(_same_on_crop(net, at, noise, units.detach(), field, p) for p in positions):
         return field
     return replace(field, exact_on_crops=False)
 
 
 def _same_on_crop(
-    net: Rewritten, layer: str, noise: Tensor, units: Tensor, field: ReceptiveField, position: Sequence[int]
+    net: Rewritten, at: Address, noise: Tensor, units: Tensor, field: ReceptiveField, position: Sequence[int]
 ) -> bool:
     crop = field.crop(position)
     try:
         with tried(), torch.no_grad():
-            cropped = net.forward_to(layer, noise[0][crop.pixels][None].clone())
+            cropped = net.forward_to(at[0], noise[0][crop.pixels][None].clone(), call=at[1] or 0)
     except NetworkFails:
         return False
     if not all(0 <= i < n for i, n in zip(crop.position, cropped.shape[2:], strict=True)):

@@ -16,10 +16,11 @@ from attribkit.engine.rewriting import rewrite_by
 from attribkit.engine.rules import Relay
 from attribkit.engine.shadow import unwrapped
 from attribkit.errors import BadType
+from attribkit.explaining.calls import address, calls
 from attribkit.explaining.fields import KnownField, known_field
 from attribkit.explaining.finite import check_finite
-from attribkit.explaining.snapshot import snapshot
-from attribkit.explaining.targets import Target, check_layer
+from attribkit.explaining.snapshot import kept, snapshot
+from attribkit.explaining.targets import Target
 from attribkit.explaining.task import Explained, Question, Task
 from attribkit.explaining.windows import ReceptiveField
 
@@ -54,16 +55,16 @@ class Nets:
 
     def made(self, now: list[Any]) -> Net:
         """A network for the model as it is now."""
-        layer = self.question.layer
+        layer, at = self.question.layer, None
         if layer is not None:
             if not isinstance(self.model, nn.Module):
                 raise BadType(f"layer={layer!r} needs an nn.Module, not a {type(self.model).__name__}")
-            check_layer(unwrapped(self.model), layer)
+            at = address(unwrapped(self.model), layer)
         plan = self.plan
         if isinstance(plan.rule, Relay):  # of which each network needs its own: it is turned while signals go down
             plan = replace(plan, rule=Relay(plan.rule.rules))
         with torch.inference_mode(False):
-            return Net(self.model, now, Task(rewrite_by(self.model, plan), self.question))
+            return Net(self.model, now, Task(rewrite_by(self.model, plan), self.question, at))
 
 
 class Net:
@@ -81,7 +82,17 @@ class Net:
         explained = self.on_crops(known, images, target, seen)
         explained = explained or self.task.on_whole_images(images, known.field, target)
         check_finite(explained, self.task, images)
-        return explained
+        named = [replace(unit, layer=self.name(images)) for unit in explained.units]
+        return replace(explained, units=named)
+
+    def name(self, images: Tensor) -> str | None:
+        """The layer's, with the number of its call where it is called several times and none was asked for."""
+        if self.task.at is None or self.task.at[1] is not None:
+            return self.question.layer
+        path = self.task.at[0]
+        key = ("calls", path, images.shape[1:])
+        several = kept(self.model, self.snapshot, key, lambda: calls(self.task.net, path, images)) > 1
+        return f"{path}:0" if several else path
 
     def known(self, images: Tensor, target: Target) -> KnownField:
         """What is known of the units' windows; what `output` computes may look elsewhere than the layer's own."""

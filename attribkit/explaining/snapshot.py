@@ -8,8 +8,9 @@ pruned weights), but not on weights, which the probe replaces, nor on a norm's s
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -23,6 +24,7 @@ _OBJECTS = 2
 _ITEMS = 1000
 """How long a container may be to be looked into."""
 
+Thing = TypeVar("Thing")
 Seen = dict[int, int]  # what was met before, by its id: the number of its turn
 
 
@@ -35,6 +37,18 @@ def snapshot(model: Any) -> list[Any]:
     parts: list[Any] = []
     _add(parts, model, {}, _OBJECTS)
     return parts
+
+
+def kept(model: nn.Module, now: list[Any], key: tuple[Any, ...], find_out: Callable[[], Thing]) -> Thing:
+    """What was found out about a model under this key, for as long as its snapshot is `now`."""
+    known = _known.setdefault(model, {})
+    if key not in known or known[key][0] != now:
+        known[key] = now, find_out()
+    found: Thing = known[key][1]
+    return found
+
+
+_known: weakref.WeakKeyDictionary[nn.Module, dict[Any, tuple[list[Any], Any]]] = weakref.WeakKeyDictionary()
 
 
 class _Same:

@@ -1,18 +1,18 @@
 """What is explained: a class, a unit, a channel, several at once.
 
-A target is a channel and a position of an output of shape N x C x ...; a logit is a channel without positions.
+A target is a channel and a position of an output of shape N x C x ...; a logit is a channel without positions. Of
+tokens, N x T x C, the feature is the channel and the token the position.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attribkit.errors import BadType, BadValue
 from attribkit.units import Unit
@@ -82,6 +82,14 @@ class Given:
 
     def unseen(self, shape: Sequence[int]) -> Rows | None:
         return [[replace(unit, image=image, activation=math.nan)] for image, unit in enumerate(self.units)]
+
+
+def channels_first(output: Tensor, image_dims: int) -> Tensor:
+    """An output with its channels behind the images: of tokens (N x T x C), which no image is like, they come last."""
+    return output.movedim(-1, 1) if output.dim() == TOKEN_DIMS != image_dims else output
+
+
+TOKEN_DIMS = 3
 
 
 def choose(output: Tensor, layer: str | None, channels: Tensor | None, at: At) -> Rows:
@@ -195,11 +203,3 @@ def _check(channels: Tensor, count: int, layer: str | None) -> None:
         what = f"the layer {layer!r} has {count} channels" if layer else f"the model has {count} outputs"
         wrong = channels[(channels < 0) | (channels >= count)][0].item()
         raise BadValue(f"{what}, 0 to {count - 1}; there is no {wrong}")
-
-
-def check_layer(model: nn.Module, layer: str) -> None:
-    """Raise, with the nearest names, unless the model has a module of this name."""
-    names = [name for name, _ in model.named_modules() if name]
-    if layer not in names:
-        near = difflib.get_close_matches(layer, names, n=3, cutoff=0.4) or names[-3:]
-        raise BadValue(f"no layer {layer!r} in {type(model).__name__}; the nearest: {', '.join(near)}")

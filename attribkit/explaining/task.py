@@ -16,6 +16,7 @@ from attribkit.engine.rewriting import Rewritten
 from attribkit.engine.rules import Relay
 from attribkit.errors import BadType, BadValue
 from attribkit.explaining import targets
+from attribkit.explaining.calls import Address
 from attribkit.explaining.passes import Pass
 from attribkit.explaining.targets import Target
 from attribkit.explaining.windows import Crop, ReceptiveField
@@ -62,12 +63,13 @@ class Task:
 
     net: Rewritten
     question: Question
+    at: Address | None = None  # of the layer that is asked about
 
     def forward(self, x: Tensor) -> Tensor:
         """What is asked about, for these images."""
-        layer, pick = self.question.layer, self.question.output
+        pick = self.question.output
         with self.computing(x):
-            output = self.net(x) if layer is None else self.net.forward_to(layer, x)
+            output = self.net(x) if self.at is None else self.net.forward_to(self.at[0], x, call=self.at[1] or 0)
             output = output if pick is None else pick(output)
         if not isinstance(output, Tensor):
             kind = type(output).__name__
@@ -76,7 +78,7 @@ class Task:
             raise BadValue(
                 f"the output has the shape {tuple(output.shape)}: its first dimension must be the {len(x)} images"
             )
-        return output
+        return targets.channels_first(output, x.dim())
 
     def computing(self, x: Tensor) -> AbstractContextManager[Any]:
         """The precision in force, forwards and backwards."""

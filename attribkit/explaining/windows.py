@@ -58,12 +58,13 @@ class ReceptiveField:
         """What the unit at a position sees.
 
         Args:
-            position: Where the unit is in the layer's map; None stands for the whole map.
+            position: Where the unit is in the layer's map; None, or a place in no map of the
+                image such as a token's, stands for the whole map.
 
         Returns:
             First the starts, then the ends: top, left, bottom, right.
         """
-        if not position:
+        if not position or len(position) != len(self.windows):
             return (*(0 for _ in self.windows), *(w.size for w in self.windows))
         spans = [w.box(i) for w, i in zip(self.windows, position, strict=True)]
         return (*(s for s, _ in spans), *(e for _, e in spans))

@@ -413,7 +413,10 @@ def test_layer_that_is_never_reached() -> None:
 
 @pytest.mark.parametrize("rule", RULES)
 def test_what_comes_after_the_layer_does_not_count(rule: str) -> None:
-    """The forward pass stops at the layer, so an in-place ReLU right after it cannot change the unit."""
+    """The forward pass stops at the layer, so an in-place ReLU right after it cannot change the unit.
+
+    The first question of all sends another one to the end, to see how many times the layer is called.
+    """
     model, images = classifier(), images_for_classifier()
     passed: list[str] = []
     for name, module in model.named_children():
@@ -421,8 +424,9 @@ def test_what_comes_after_the_layer_does_not_count(rule: str) -> None:
     # The weakest position of all: negative, so that the ReLU behind would make it zero.
     output = output_of(model, images, "conv1")
     assert (output[0, 0].min() < 0).item()
-    passed.clear()
     position = tuple(int(i) for i in torch.unravel_index(output[0, 0].argmin(), output.shape[2:]))
+    attribkit.explain(model, images[:1], rule, layer="conv1", channel=0, at=position)
+    passed.clear()
     found = attribkit.explain(model, images[:1], rule, layer="conv1", channel=0, at=position)
     assert set(passed) == {"conv1"}
     assert found.units[0].activation == pytest.approx(output[0, 0].min().item())

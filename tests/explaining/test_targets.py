@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attribkit.explaining import targets
 from attribkit.units import Unit
@@ -253,40 +253,3 @@ def test_lists_for_another_number_of_images(value: Any) -> None:
     """As many lists as images, or one: both numbers are named."""
     with pytest.raises(ValueError, match=r"3 lists of channels do not fit 2 images"):
         targets.as_channels(None, value, 2, "channel")
-
-
-# check_layer -------------------------------------------------------------------------------------------------
-
-
-def a_model() -> nn.Module:
-    names = {
-        "features": nn.Sequential(nn.Conv2d(1, 1, 1), nn.ReLU()),
-        "conv_head": nn.Conv2d(1, 1, 1),
-        "fc": nn.Flatten(),
-    }
-    model = nn.Module()
-    for name, module in names.items():
-        model.add_module(name, module)
-    return model
-
-
-@pytest.mark.parametrize("layer", ["features", "features.0", "features.1", "conv_head", "fc"])
-def test_layers_that_are_there(layer: str) -> None:
-    """Every module path is a layer, a container's too."""
-    targets.check_layer(a_model(), layer)
-
-
-@pytest.mark.parametrize(
-    ("layer", "near"),
-    [("feature.0", "features.0"), ("convhead", "conv_head"), ("features.7", "features.1"), ("conv_head ", "conv_head")],
-)
-def test_layers_that_are_not_there(layer: str, near: str) -> None:
-    """An unknown path is told with the nearest ones."""
-    with pytest.raises(ValueError, match=rf"no layer '{layer}' in Module; the nearest: .*{near}"):
-        targets.check_layer(a_model(), layer)
-
-
-def test_a_layer_like_no_other() -> None:
-    """Where nothing is near some layer is named, so that the way they are written is seen."""
-    with pytest.raises(ValueError, match=r"no layer 'xyzzy'.*fc"):
-        targets.check_layer(a_model(), "xyzzy")

@@ -72,7 +72,7 @@ def test_the_strongest_unit_of_tokens_is_found() -> None:
     """Without channel and position the largest number of the layer is explained, feature and token named rightly."""
     model, upto = built(Patches), built(lambda: Patches("tokens")).eval()
     found = explained(model, layer="tokens")
-    output = upto(image()())
+    output = upto(image()()).detach()
     for unit, values in zip(found.units, output, strict=True):
         assert unit.activation == pytest.approx(float(values.max()))
         assert unit.position is not None
@@ -168,11 +168,12 @@ class Called(nn.Module):
         return outputs[-1].flatten(1) if self.call is None else outputs[self.call]
 
 
-@pytest.mark.parametrize("call", [0, 1, 2])
-def test_every_call_of_a_module_is_addressable(call: int) -> None:
+@pytest.mark.parametrize(("call", "unit"), [(0, (0, 0, 1)), (1, (2, 0, 3)), (2, (1, 4, 5))])
+def test_every_call_of_a_module_is_addressable(call: int, unit: tuple[int, ...]) -> None:
     """`relu:1` is the second call of `relu`; its strongest unit is that call's."""
-    found = explained(built(Called), layer=f"relu:{call}", channel=2, at=(1, 3))
-    expected = oracle(built(lambda: Called(call)), lambda y: y[:, 2, 1, 3].sum())
+    channel, *at = unit
+    found = explained(built(Called), layer=f"relu:{call}", channel=channel, at=at)
+    expected = oracle(built(lambda: Called(call)), lambda y: y[(slice(None), *unit)].sum())
     assert is_right(found.values, expected)
     strongest = explained(built(Called), layer=f"relu:{call}")
     output = built(lambda: Called(call)).eval()(image()())
