@@ -13,7 +13,7 @@ MAPPED := adapters cli reference_models
 TYPES := build/types/attribkit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest test-newest test-browser test-ray check bench zoo coverage coverage-sample captum-tests docs reference-table validation clean
+.PHONY: help demo test test-oldest test-newest test-browser test-ray check bench zoo coverage coverage-sample thirdparty captum-tests docs reference-table validation clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,12 +52,16 @@ check: $(STAMP) ## formatting, lint and types
 bench: $(STAMP) ## memory and time of one guided map against plain autograd; time of the command's help
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/look_back.py
 
 coverage: $(STAMP) ## every model of torchvision and timm beside the oracle and Captum; can be resumed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py --workers $(WORKERS)
 
 coverage-sample: $(STAMP) ## a tenth of it, drawn by the date
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py --workers $(WORKERS) --sample
+
+thirdparty: $(VENV)/.thirdparty ## models of pytorchcv, segmentation-models-pytorch, transformers and monai beside the oracle; can be resumed
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/thirdparty.py --workers $(WORKERS)
 
 captum-tests: $(STAMP) ## Captum's tests with our classes: make captum-tests CAPTUM=path/to/checkout
 	$(BIN)/python benchmarks/captum_tests.py $(CAPTUM)
@@ -88,6 +92,10 @@ $(STAMP): pyproject.toml constraints/pinned.txt constraints/common.txt
 
 $(VENV)/.docs: $(STAMP)
 	$(BIN)/python $(INSTALL) $(PINNED) --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.thirdparty: $(STAMP)
+	$(BIN)/python $(INSTALL) $(PINNED) --editable '.[thirdparty]'
 	@touch $@
 
 $(OLDEST)/.installed: pyproject.toml constraints/oldest.txt constraints/common.txt

@@ -19,12 +19,14 @@ import multiprocessing
 import random
 import resource
 import signal
+import statistics
 import sys
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -51,7 +53,11 @@ Record = dict[str, Any]
 # Processes --------------------------------------------------------------------------------------------------
 
 
-def in_a_process(name: str, pipe: Connection, gigabytes: float) -> None:
+Examine = Callable[[str], Record]
+"""What is done with one model, by its name."""
+
+
+def in_a_process(examine: Examine, name: str, pipe: Connection, gigabytes: float) -> None:
     """Examine one model within a limit, and send what came out."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     limit = int(gigabytes * 2**30)
@@ -59,10 +65,12 @@ def in_a_process(name: str, pipe: Connection, gigabytes: float) -> None:
     warnings.simplefilter("ignore")  # the libraries' own
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    pipe.send(examination.examine(name))
+    pipe.send(examine(name))
 
 
-def run(names: list[str], workers: int, gigabytes: float, minutes: float) -> Iterator[tuple[str, Record]]:
+def run(
+    examine: Examine, names: list[str], workers: int, gigabytes: float, minutes: float
+) -> Iterator[tuple[str, Record]]:
     """The records of all names as they come."""
     context = multiprocessing.get_context("fork")  # torch and timm are imported once, here
     waiting = list(reversed(names))
@@ -72,7 +80,7 @@ def run(names: list[str], workers: int, gigabytes: float, minutes: float) -> Ite
             while waiting and len(running) < workers:
                 name = waiting.pop()
                 ours, theirs = context.Pipe(duplex=False)
-                started = context.Process(target=in_a_process, args=(name, theirs, gigabytes))
+                started = context.Process(target=in_a_process, args=(examine, name, theirs, gigabytes))
                 started.start()
                 theirs.close()
                 running[ours] = (name, started, time.monotonic())
@@ -110,22 +118,27 @@ def _end(process: BaseProcess) -> None:
 @cache
 def stamp() -> dict[str, str]:
     """What a result holds for: a change of any of these asks for a new one."""
-    sources = [*sorted((ROOT / "attribkit" / "engine").glob("*.py")), ROOT / "tests" / "oracles.py"]
-    engine = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()[:12]
+    sources = [*(ROOT / "attribkit" / "engine").glob("*.py"), ROOT / "tests" / "oracles.py"]
+    engine = digest(sources)
     libraries = {library.__name__: library.__version__ for library in (torch, torchvision, timm, captum)}
     return libraries | {"engine": engine}
+
+
+def digest(sources: Iterable[Path]) -> str:
+    """A few letters that change when any of these files does."""
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sorted(sources))).hexdigest()[:12]
 
 
 SETTLED = ("right", "refused", "too large")
 
 
-def known() -> dict[str, Record]:
-    """The results that hold for what is installed; what they leave open is looked at again."""
-    if not RESULTS.exists():
+def known(results: Path, how: Record, stamp: Record) -> dict[str, Record]:
+    """The results in a file that hold for what is installed; what they leave open is looked at again."""
+    if not results.exists():
         return {}
-    lines = map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines())
-    settled = (line for line in lines if line["stamp"] == stamp() and line["status"] in SETTLED and "pools" in line)
-    return {line["name"]: line for line in settled}
+    lines = map(json.loads, results.read_text(encoding="utf-8").splitlines())
+    wanted = how | {"stamp": stamp}
+    return {r["name"]: r for r in lines if r["status"] in SETTLED and {key: r.get(key) for key in wanted} == wanted}
 
 
 def family(name: str) -> str:
@@ -143,6 +156,11 @@ def everything() -> list[str]:
     ]
 
 
+def smooth(status: str) -> Callable[[Record], bool]:
+    """Whether the second examination of a model, of its smooth activations, came out like this."""
+    return lambda record: record.get("smooth", {}).get("status") == status
+
+
 COLUMNS: dict[str, Callable[[Record], bool]] = {
     "models": lambda r: True,
     "right": lambda r: r["status"] == "right",
@@ -157,6 +175,12 @@ COLUMNS: dict[str, Callable[[Record], bool]] = {
     "Captum wrong": lambda r: "wrong" in r.get("captum", {}).values(),
     "Captum silent": lambda r: "silent" in r.get("captum", {}).values(),
     "Captum error": lambda r: any(made.startswith("error") for made in r.get("captum", {}).values()),
+    'with "all": right': smooth("right"),
+    "all: refused": smooth("refused"),
+    "all: **wrong**": smooth("wrong"),
+    "all: undecided": lambda r: smooth("undecided")(r) or smooth("no effect")(r),
+    "all: too large": smooth("too large"),
+    "all: failed": smooth("failed"),
 }
 
 
@@ -190,7 +214,17 @@ def headline(records: list[Record]) -> str:
         f"{len(records)} models examined, {wrong} wrong. {len(rectified)} have a ReLU or ReLU6, and {right} of them "
         f"are right. {len(pooled)} have max-pooling, and {sum(bool(r.get('replayed')) for r in pooled)} of them replay "
         f"their switches. {len(records) - len(fit)} are too large for the machine and not counted: only their sites "
-        "were examined."
+        "were examined. " + smooth_headline([r["smooth"] for r in records if "smooth" in r])
+    )
+
+
+def smooth_headline(records: list[Record]) -> str:
+    """The sentence on `activations="all"`."""
+    count = Counter(record["status"] for record in records)
+    seconds = sorted(record["seconds"] for record in records) or [0.0]
+    return (
+        f"Of {len(records)} without a rectifier {count['right']} are right and {count['wrong']} wrong with "
+        f'`activations="all"`, which takes {statistics.median(seconds):.0f} s per model, at most {seconds[-1]:.0f}.'
     )
 
 
@@ -210,15 +244,19 @@ device shows it, without weights); or it is quantized |
 | Captum wrong | at least one of its maps is neither the oracle's nor the plain gradient |
 | Captum silent | at least one of its maps is the plain gradient, without a warning (known without a run for models \
 that are refused here: it finds nothing to hook) |
+| with "all" | of models without a rectifier: the same, asked again with `activations="all"`, beside an oracle for \
+smooth functions. It says that the rule is followed, not [what such a map is worth](how-to-read-a-map.md#smooth-activations) |
 """
 
 
 def page(records: list[Record]) -> str:
     """docs/coverage.md."""
     versions = ", ".join(f"{library} {version}" for library, version in stamp().items() if library != "engine")
-    odd = [r for r in records if r["status"] not in ("right", "refused")]
+    both = [(r, "") for r in records] + [(r["smooth"], ' with "all"') for r in records if "smooth" in r]
     listed = "\n".join(
-        f"- `{r['name']}`: {r['status']}, {r.get('why') or '; '.join(r['problems'])}{_sites(r)}" for r in odd
+        f"- `{r['name']}`{asked}: {r['status']}, {why(r)}{_sites(r)}"
+        for r, asked in both
+        if r["status"] not in ("right", "refused")
     )
     return (
         "# Coverage\n\nDoes attribkit handle your model rightly? It was tried on every model of torchvision and timm, "
@@ -227,7 +265,7 @@ def page(records: list[Record]) -> str:
         "[Family by family](coverage-by-family.md) has the same table for each file of the two libraries. For a model "
         "of your own, `attribkit check MODEL` answers the same question.\n\n"
         f"## What the words mean\n\n{MEANING}\nMade by `make coverage` with {versions}.\n\n"
-        f"## Neither right nor refused\n\n{listed or 'None.'}\n"
+        f"## Neither right nor refused\n\n{listed or 'None.'}\n{other_peoples()}"
     )
 
 
@@ -240,6 +278,21 @@ def families_page(records: list[Record]) -> str:
     )
 
 
+OTHERS = "\n## Other people's models\n"
+
+
+def other_peoples(page: Path = PAGE) -> str:
+    """The last part of the page, which `thirdparty.py` writes."""
+    _, heading, found = page.read_text(encoding="utf-8").partition(OTHERS)
+    return heading + found
+
+
+def why(record: Record) -> str:
+    """What stands in the way, or what is wrong."""
+    found = record.get("why") or "; ".join(record.get("problems", ()))
+    return found or f"off by {max(record['errors'].values()):.1e}"
+
+
 def _sites(record: Record) -> str:
     """What is known of a model whose maps were not made."""
     if record["status"] != "too large" or "ops" not in record:
@@ -248,14 +301,44 @@ def _sites(record: Record) -> str:
     return f"; {record['parameters'] / 1e6:,.0f} million parameters, swapped {swapped}"
 
 
-def main() -> int:
-    """Examine what is asked for and not known yet; 1 if anything is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def results_of(names: list[str], activations: str, asked: argparse.Namespace) -> dict[str, Record]:
+    """The results of these models, made and written down where they are not known."""
+    examine = partial(examination.examine, activations=activations)
+    return gone_through(examine, names, {"activations": activations}, stamp(), RESULTS, asked)
+
+
+def gone_through(
+    examine: Examine, names: list[str], how: Record, stamp: Record, results: Path, asked: argparse.Namespace
+) -> dict[str, Record]:
+    """The results of these models that a file has for `how` and `stamp`; what it has not is made and written down."""
+    found = known(results, how, stamp)
+    todo = [name for name in names if name not in found]
+    results.parent.mkdir(exist_ok=True)
+    with Progress(disable=not sys.stderr.isatty()) as progress, results.open("a", encoding="utf-8") as file:
+        task = progress.add_task("models", total=len(todo))
+        for name, record in run(examine, todo, asked.workers, asked.memory, asked.minutes):
+            found[name] = {"name": name, **how, **record, "stamp": stamp}
+            print(json.dumps(found[name]), file=file, flush=True)
+            progress.update(task, advance=1, description=name)
+            if record["status"] not in ("right", "refused"):
+                progress.console.print(f"{name}: {record['status']}, {why(record)}")
+    return {name: found[name] for name in names}
+
+
+def options(description: str) -> argparse.ArgumentParser:
+    """Those of a sweep."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("patterns", nargs="*", help="names with *")
-    parser.add_argument("--sample", action="store_true", help="a tenth, drawn by the date")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--memory", type=float, default=9, help="GB for each process")
     parser.add_argument("--minutes", type=float, default=10, help="for each model")
+    return parser
+
+
+def main() -> int:
+    """Examine what is asked for and not known yet; 1 if anything is wrong."""
+    parser = options(__doc__)
+    parser.add_argument("--sample", action="store_true", help="a tenth, drawn by the date")
     asked = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no process is left behind
     names = everything()
@@ -263,24 +346,17 @@ def main() -> int:
         names = [name for name in names if any(fnmatchcase(name, pattern) for pattern in asked.patterns)]
     if asked.sample:
         names = random.Random(datetime.date.today().isoformat()).sample(names, -(-len(names) // 10))
-    results = known()
-    todo = [name for name in names if name not in results]
-    RESULTS.parent.mkdir(exist_ok=True)
-    with Progress(disable=not sys.stderr.isatty()) as progress, RESULTS.open("a", encoding="utf-8") as file:
-        task = progress.add_task("models", total=len(todo))
-        for name, record in run(todo, asked.workers, asked.memory, asked.minutes):
-            results[name] = {"name": name, **record, "stamp": stamp()}
-            print(json.dumps(results[name]), file=file, flush=True)
-            progress.update(task, advance=1, description=name)
-            if record["status"] not in ("right", "refused"):
-                progress.console.print(f"{name}: {record['status']}, {record.get('why') or record.get('problems')}")
+    results = results_of(names, "rectifiers", asked)
+    without = [name for name in names if results[name].get("rectified") is False]
+    for name, record in results_of(without, "all", asked).items():
+        results[name]["smooth"] = record
     records = [results[name] for name in names]
     print(table(records, family, "family"))
     print(headline(records))
     if not asked.patterns and not asked.sample:
         PAGE.write_text(page(records), encoding="utf-8")
         FAMILIES.write_text(families_page(records), encoding="utf-8")
-    return int(any(record["status"] == "wrong" for record in records))
+    return int(any(record["status"] == "wrong" or smooth("wrong")(record) for record in records))
 
 
 if __name__ == "__main__":

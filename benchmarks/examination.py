@@ -2,15 +2,17 @@
 
 A model is *right* when the three rules give the oracle's maps, the forward pass is equal bit for bit, the model is as
 it was before, and recorded switches replay; *refused* when it has no rectifier between image and output, and the oracle
-finds none either: that needs no weights, and is seen on torch's meta device. Quantized models are refused by name.
-*Too large* for the memory: only the sites are seen, there too, and maps are not judged. *Undecided*: with random
-weights nothing reaches the image, or the rules agree there.
+finds none either: that needs no weights, and is seen on torch's meta device. Quantized models are refused by name. What
+has no rectifier is examined again with `activations="all"`, in columns of its own. *Too large* for the memory: only the
+sites are seen, there too, and maps are not judged. *Undecided*: with random weights nothing reaches the image, or the
+rules agree there.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,19 +47,24 @@ SIZES = (64, 96, 160, 320, None)  # None: the model's own
 Record = dict[str, Any]
 
 
-def examine(name: str) -> Record:
-    """All that is asked of one model."""
-    record = on_paper(name)
-    if record["status"] == "refused" and not record["pools"]:
+def examine(name: str, activations: str = "rectifiers") -> Record:
+    """All that is asked of one model, whose rectifiers follow the rules, or with "all" its smooth activations."""
+    record = on_paper(name) if activations == "rectifiers" else {}
+    if record.get("status") == "refused" and not record["pools"]:
         return record
+    return record | settled(lambda: in_full(name, activations))
+
+
+def settled(work: Callable[[], Record]) -> Record:
+    """What came out of an examination, also where it failed."""
     try:
-        return record | in_full(name)
+        return work()
     except NotImplementedError as error:
-        return record | {"status": "undecided", "why": str(error)}
+        return {"status": "undecided", "why": str(error)}
     except Exception as error:  # one model that fails is one line of the table
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
-            return record | {"status": "too large", "why": "its weights and maps do not fit"}
-        return record | {"status": "failed", "why": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
+            return {"status": "too large", "why": "its weights and maps do not fit"}
+        return {"status": "failed", "why": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
 
 
 def on_paper(name: str) -> Record:
@@ -85,33 +92,50 @@ def on_paper(name: str) -> Record:
     return {"status": "unknown", "parameters": sum(p.numel() for p in model.parameters()), **_sites_of(net)}
 
 
-def in_full(name: str) -> Record:
+def in_full(name: str, activations: str) -> Record:
     """The maps of one model with random weights."""
     loaded = attribkit.load(name, "none")
     model = _judged_part(loaded.model)
-    x = _input_that_fits(model, loaded.preprocess.example())
+    return judged(model, input_that_fits(model, loaded.preprocess.example()), activations)
+
+
+def judged(model: nn.Module, x: Tensor, activations: str) -> Record:
+    """The maps of a model with random weights, on an input that it takes."""
     record: Record = {"input": list(x.shape[1:]), "parameters": sum(p.numel() for p in model.parameters())}
     enliven(model, x)
     try:
-        net = attribkit.rewrite(model, "guided")
+        net = rewritten(model, "guided", activations)
         net(x.clone().requires_grad_())
     except attribkit.NothingToRewrite as error:
-        record |= _refusal(model, x, str(error))
-        return record | (_switches(model, x, "backprop") if record["status"] == "refused" else {})
+        record |= _refusal(model, x, str(error), activations)
+        asks_for_switches = activations == "rectifiers" and record["status"] == "refused"
+        return record | (_switches(model, x, "backprop") if asks_for_switches else {})
     record |= _sites_of(net)
-    judged = _against_the_oracle(model, x)
-    if judged["status"] == "wrong" and not judged["problems"]:
+    found = _against_the_oracle(model, x, activations)
+    if found["status"] == "wrong" and not found["problems"]:
         # Rounding adds up over hundreds of layers: twice the digits set it off from a mistake. And torch's own batch
         # norm is wrong on the way down for a single image whose signal comes from tokens, so two of them.
-        judged = _against_the_oracle(model.double(), torch.cat([x, x.flip(-1)]).double()) | {"checked": "twice"}
+        twice = torch.cat([x, x.flip(-1)]).double()
+        found = _against_the_oracle(model.double(), twice, activations) | {"checked": "twice"}
         model.float()
-    return record | judged | _switches(model, x, "deconvnet")
+    return record | found | (_switches(model, x, "deconvnet") if activations == "rectifiers" else {})
+
+
+def rewritten(model: nn.Module, rule: str, activations: str) -> attribkit.Rewritten:
+    """The model under a rule."""
+    net: attribkit.Rewritten = attribkit.rewrite(model, rule, activations=activations)  # type: ignore[arg-type]
+    return net
 
 
 def _judged_part(model: nn.Module) -> nn.Module:
     """The model, of detectors the backbone."""
     detects = type(model).__module__.startswith("torchvision.models.detection")
     return model.get_submodule("backbone") if detects else model
+
+
+def tensors_of(output: Any) -> Iterator[Tensor]:
+    """The tensors of an output of any form."""
+    yield from tensors_in(output)
 
 
 def _sites_of(net: attribkit.Rewritten) -> Record:
@@ -138,7 +162,9 @@ def quiet(model: nn.Module) -> nn.Module:
     for module in copy.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False
-    return _OutOfPlace(copy)
+        if type(module).__name__ == "QuickGELU":  # by arithmetic, which in the graph is none
+            module.forward = lambda x: torch.nn.functional.silu(1.702 * x) / 1.702
+    return _OutOfPlace(copy.requires_grad_(False))
 
 
 class _OutOfPlace(nn.Module):
@@ -163,7 +189,7 @@ class _Assigning(TorchFunctionMode):
 ASSIGNING = {Tensor.add_: torch.add, Tensor.mul_: torch.mul, Tensor.sub_: torch.sub}  # what `x += y` calls
 
 
-def _input_that_fits(model: nn.Module, example: Tensor) -> Tensor:
+def input_that_fits(model: nn.Module, example: Tensor) -> Tensor:
     """The smallest of some squares that the model takes, for speed; its own size if none."""
     for size in SIZES:
         shape = example.shape if size is None else (*example.shape[:-2], size, size)
@@ -179,18 +205,19 @@ def _input_that_fits(model: nn.Module, example: Tensor) -> Tensor:
     raise AssertionError("the last size raises")
 
 
-def _refusal(model: nn.Module, x: Tensor, why: str) -> Record:
+def _refusal(model: nn.Module, x: Tensor, why: str, activations: str = "rectifiers") -> Record:
     """A refusal is right where the oracle has nothing to do either between image and output."""
-    twin = quiet(model).eval().requires_grad_(False)
+    twin = quiet(model).eval()
     with x.device, _Called() as called:  # the device is for what the model makes as it runs
         output = twin(x.clone().requires_grad_())
     try:
-        rectifiers = [node.name() for node in graph_of(mixed_signal(output)) if rectifier_of(node, "rectifiers")]
+        rectifiers = [node.name() for node in graph_of(mixed_signal(output)) if rectifier_of(node, activations)]
     except NotImplementedError:  # a part of the graph is hidden: then not one may have been called
         rectifiers = sorted(called.names & RECTIFYING)
     if rectifiers:
         return {"status": "wrong", "why": f"refused, but has {', '.join(rectifiers)}"}
-    return {"status": "refused", "why": why, "captum": dict.fromkeys(RULES[1:], "silent"), "pools": _pools(model, x)}
+    captums = dict.fromkeys(RULES[1:], "silent")
+    return {"status": "refused", "why": why, "captum": captums, "pools": _pools(model, x), "rectified": False}
 
 
 def _pools(model: nn.Module, x: Tensor) -> int:
@@ -220,8 +247,8 @@ class _Called(TorchDispatchMode):
 RECTIFYING = {"relu", "hardtanh", "leaky_relu", "rrelu_with_noise", "_prelu_kernel", "threshold", "clamp", "clamp_min"}
 
 
-def _against_the_oracle(model: nn.Module, x: Tensor) -> Record:
-    """Each rule's map beside the oracle's; Captum's too."""
+def _against_the_oracle(model: nn.Module, x: Tensor, activations: str) -> Record:
+    """Each rule's map beside the oracle's; Captum's, which knows rectifiers only, too."""
     twin = quiet(model)
     plain = _plain_output(model, x)
     if not _follows(twin, x, plain):
@@ -236,17 +263,17 @@ def _against_the_oracle(model: nn.Module, x: Tensor) -> Record:
     problems = []
     for rule in RULES:
         image = x.clone().requires_grad_()
-        output = attribkit.rewrite(model, rule)(image)
+        output = rewritten(model, rule, activations)(image)
         if not _equal(output, plain):
             problems.append("the forward pass differs")
         (gradient,) = torch.autograd.grad(mixed_signal(output), image)
-        maps[rule] = attribution(twin, x, mixed_signal, rule)
+        maps[rule] = attribution(twin, x, mixed_signal, rule, activations)
         if not 0 < maps[rule].abs().max().item() < float("inf"):
             return {"status": "undecided", "why": f"the {rule} map is zero or infinite with random weights"}
         errors[rule] = relative_error(gradient, maps[rule])
     if state_digest(model) != before:
         problems.append("the model was changed")
-    for rule in RULES[1:]:
+    for rule in RULES[1:] if activations == "rectifiers" else ():
         captums[rule] = _captum(copied(twin), x, rule, maps)
     contrast = relative_error(maps["guided"], maps["backprop"])
     status = "wrong" if problems or max(errors.values()) > TOLERANCE else "right"

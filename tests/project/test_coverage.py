@@ -56,6 +56,23 @@ def test_nets_without_rectifiers_and_quantized_ones_are_refused(coverage: Module
     assert record["why"]
 
 
+@pytest.mark.parametrize("name", ["timm:test_vit", "timm:test_efficientnet"])
+def test_smooth_activations_are_right_beside_the_oracle(coverage: ModuleType, name: str) -> None:
+    """What has no rectifier is examined again; the rules differ from the plain gradient, and Captum is not asked."""
+    assert coverage.examination.examine(name)["rectified"] is False
+    record = coverage.examination.examine(name, "all")
+    assert record["status"] == "right"
+    assert record["contrast"] > 0.01
+    assert record["captum"] == {}
+
+
+def test_a_mistake_with_smooth_activations_is_seen(coverage: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were they left alone, the model would be wrong."""
+    rewrite = attribkit.rewrite
+    monkeypatch.setattr(attribkit, "rewrite", lambda model, rule, **options: rewrite(model, "backprop", **options))
+    assert coverage.examination.examine("timm:test_vit", "all")["status"] == "wrong"
+
+
 def test_a_mistake_in_the_library_is_seen(coverage: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     """Were guided backprop plain backprop, the model would be wrong; were it refused, too."""
     rewrite = attribkit.rewrite
