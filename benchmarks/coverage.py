@@ -245,7 +245,8 @@ device shows it, without weights); or it is quantized |
 | Captum silent | at least one of its maps is the plain gradient, without a warning (known without a run for models \
 that are refused here: it finds nothing to hook) |
 | with "all" | of models without a rectifier: the same, asked again with `activations="all"`, beside an oracle for \
-smooth functions. It says that the rule is followed, not [what such a map is worth](how-to-read-a-map.md#smooth-activations) |
+smooth functions; that the rule is followed, and not \
+[what such a map is worth](how-to-read-a-map.md#smooth-activations) |
 """
 
 
