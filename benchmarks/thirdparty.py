@@ -22,13 +22,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import coverage
-import examination
 import torch
-from coverage import Record
 from torch import Tensor, nn
 
 import attribkit
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import coverage  # after the path that leads there
+import examination
+from coverage import Record
 
 RESULTS = coverage.ROOT / "runs" / "thirdparty.jsonl"
 SEED = 0
