@@ -162,7 +162,7 @@ def quiet(model: nn.Module) -> nn.Module:
     for module in copy.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False
-        if type(module).__name__ == "QuickGELU":  # by arithmetic, which in the graph is none
+        if type(module).__name__ in ("QuickGELU", "QuickGELUActivation"):  # by arithmetic, which in the graph is none
             module.forward = lambda x: torch.nn.functional.silu(1.702 * x) / 1.702
     return _OutOfPlace(copy.requires_grad_(False))
 

@@ -69,10 +69,16 @@ def of_monai(name: str) -> Built:
 
 
 HEADS = ("ForImageClassification", "ForDepthEstimation", "ForSemanticSegmentation", "ForObjectDetection", "Model")
-TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "initializer_range": 0.2,  # or what heads say drowns in what the body says
+}
 PATCHES = {"image_size": 64, "patch_size": 16}
 STAGES = {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 1, 1]}
-SEGFORMER = {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 1, 1], "decoder_hidden_size": 32}
+SEGFORMER = {**STAGES, "num_attention_heads": [1, 2, 4, 8], "decoder_hidden_size": 32}
 DETR = {
     "d_model": 32,
     "encoder_layers": 1,
@@ -103,7 +109,7 @@ TRANSFORMERS: dict[str, tuple[int, dict[str, Any]]] = {
     "MobileNetV2ForImageClassification": (64, {"depth_multiplier": 0.35}),
     "SwinModel": (64, {"image_size": 64, "embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}),
     "SegformerForSemanticSegmentation": (64, SEGFORMER),
-    "PoolFormerModel": (64, {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 1, 1, 1]}),
+    "PoolFormerModel": (64, STAGES),
     "DPTForDepthEstimation": (
         64,
         {**SMALL_DPT, "neck_hidden_sizes": [16, 16, 16, 16], "fusion_hidden_size": 16, "is_hybrid": False},

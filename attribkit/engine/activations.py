@@ -238,6 +238,7 @@ ARITHMETIC: dict[str, Callable[[Any], Activation]] = {
     "timm.layers.activations.Mish": lambda m: Activation("mish_by_parts"),
     "timm.layers.activations.HardSwish": _scalar("hardswish_by_parts"),
     "timm.layers.activations.QuickGELU": lambda m: Activation("quick_gelu"),
+    "transformers.activations.QuickGELUActivation": lambda m: Activation("quick_gelu"),
     "timm.layers.activations.HardSigmoid": lambda m: Activation("hardsigmoid"),
     "timm.layers.activations.HardMish": lambda m: Activation("hardmish"),
     "timm.layers.activations_me.HardMishMe": lambda m: Activation("hardmish"),

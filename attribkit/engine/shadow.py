@@ -204,7 +204,17 @@ def _held(model: nn.Module, functions: bool = True) -> Iterator[tuple[str, Any]]
         yield path, value
         if isinstance(value, types.ModuleType) or (not functions and isinstance(value, _FUNCTIONS)):
             continue
-        waiting.extend(((path + step).lstrip("."), inner) for step, inner in _inside(value))
+        inside = ((step, inner) for step, inner in _inside(value) if not _is_plain(inner))
+        waiting.extend(((path + step).lstrip("."), inner) for step, inner in inside)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value holds nothing, as most that hang on modules: numbers, names, empty dicts of hooks."""
+    kind = type(value)
+    return kind in _PLAIN or (kind is dict and not value)
+
+
+_PLAIN = frozenset((type(None), bool, int, float, complex, str, bytes))
 
 
 def _inside(value: Any) -> Iterator[tuple[str, Any]]:
