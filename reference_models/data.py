@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attribkit.adapters.images import ENDINGS, decode_image, read_image
+from attribkit.adapters.images import ENDINGS, read_image
 from attribkit.errors import BadValue
+from attribkit.studies.packed import decoded
 
 
 class DataError(BadValue):
@@ -140,7 +141,7 @@ def _packed(path: Path) -> Data:
 def _decoded(jpeg: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any], path: Path) -> Tensor:
     pictures: np.ndarray[Any, Any] | None = None
     for index, (start, end) in enumerate(itertools.pairwise(offsets)):
-        picture = decode_image(jpeg[start:end].tobytes(), f"{path}: image {index}")
+        picture = decoded(jpeg[start:end], f"{path}: image {index}")
         if pictures is None:
             pictures = np.empty((len(offsets) - 1, *picture.shape), np.uint8)
         if picture.shape != pictures.shape[1:]:

@@ -80,7 +80,7 @@ def decoded(jpeg: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.uint8]:
 
     data = jpeg.tobytes()
     if not data.startswith(b"\xff\xd8\xff"):
-        raise BadValue(f"{name} is no JPEG")
+        raise BadValue(f"{name} is not an image: a packed file holds JPEGs")
     if data.rfind(_END) < 0:
         raise BadValue(f"{name} is cut off: the end of the JPEG is missing")
     pixels: Any = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)

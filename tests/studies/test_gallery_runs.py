@@ -284,7 +284,7 @@ def bad(tmp_path: Path, kind: str) -> tuple[Any, dict[str, Any]]:
         ("labels", "6 images and 5 labels"),
         ("classes", "labels outside its 2 classes"),
         ("offsets", "offsets that do not lie in"),
-        ("broken", "none of the 6 images can be read: .*image 0 is no JPEG"),
+        ("broken", "none of the 6 images can be read: .*image 0 is not an image"),
         ("nothing", "the data set has no images"),
         ("kind", "a path or a map-style Dataset"),
         ("layer", "no layer 'conv99'"),
