@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attribkit.adapters.images import ENDINGS, read_image
+from attribkit.adapters.images import ENDINGS, ImageError, read_image
 from attribkit.errors import BadValue
 from attribkit.studies.packed import decoded
 
@@ -141,7 +141,10 @@ def _packed(path: Path) -> Data:
 def _decoded(jpeg: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any], path: Path) -> Tensor:
     pictures: np.ndarray[Any, Any] | None = None
     for index, (start, end) in enumerate(itertools.pairwise(offsets)):
-        picture = decoded(jpeg[start:end], f"{path}: image {index}")
+        try:
+            picture = decoded(jpeg[start:end], f"{path}: image {index}")
+        except BadValue as error:
+            raise ImageError(str(error)) from None
         if pictures is None:
             pictures = np.empty((len(offsets) - 1, *picture.shape), np.uint8)
         if picture.shape != pictures.shape[1:]:
