@@ -91,7 +91,8 @@ class Runner:
         left: Operators from which on everything was computed, since nothing is known of them.
     """
 
-    SIDE, BATCH = 3, 16
+    # Of blocks of neighbouring windows: small ones are cut off by the same edges, large ones keep a GPU busy.
+    SIDE, SIDE_ON_GPU, BATCH = 3, 8, 16
 
     def __init__(self, model: Any, pick: Callable[[Any], Tensor] | None, layer: str | None = None) -> None:
         self.pick = pick
@@ -100,7 +101,7 @@ class Runner:
         self.left: set[str] = set()
         self.tried = False
         self.net, self.lean = model, model
-        self.side, self.batch = self.SIDE, self.BATCH
+        self.batch = self.BATCH
         if not isinstance(model, nn.Module):
             self.whole = "a function's layers cannot be followed"
             return
@@ -152,7 +153,7 @@ class Runner:
         shared = Shared(dispatched)
         answers: dict[Corner, tuple[Tensor, Tensor]] = {}
         base = patches.image[None].contiguous(memory_format=torch.channels_last)
-        waiting = list(patches.neighbours(self.side))
+        waiting = list(patches.neighbours(self.SIDE if base.device.type == "cpu" else self.SIDE_ON_GPU))
         while waiting:
             block = waiting.pop(0)
             shared.begin()
