@@ -8,6 +8,7 @@ with `nanmean`. NaN in what is given is an error.
 
 from attribkit.metrics.baselines import centred_gaussian_maps, random_maps, sobel_maps
 from attribkit.metrics.cases import Cases
+from attribkit.metrics.frequencies import lattice_energy
 from attribkit.metrics.grid import grid_scores, mosaics
 from attribkit.metrics.maps import magnitude
 from attribkit.metrics.perturbation import (
@@ -18,12 +19,13 @@ from attribkit.metrics.perturbation import (
     occlusion_drops,
     response_curves,
 )
-from attribkit.metrics.retrieval import found_sources, source_correlations
+from attribkit.metrics.retrieval import found_sources, source_correlations, source_leads
 from attribkit.metrics.sanity import cascade, maps_of_random_signals, signal_convergence, with_upper_layers_random
 from attribkit.metrics.scoring import METRICS, evaluate
 from attribkit.metrics.similarity import (
     cosine_similarity,
     image_dependence,
+    map_distances,
     rank_similarity,
     structural_similarity,
 )
@@ -40,7 +42,9 @@ __all__ = [
     "grid_scores",
     "image_dependence",
     "insertion",
+    "lattice_energy",
     "magnitude",
+    "map_distances",
     "maps_of_random_signals",
     "mosaics",
     "occlusion_agreement",
@@ -52,6 +56,7 @@ __all__ = [
     "signal_convergence",
     "sobel_maps",
     "source_correlations",
+    "source_leads",
     "structural_similarity",
     "with_upper_layers_random",
 ]

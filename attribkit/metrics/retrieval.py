@@ -25,18 +25,33 @@ def found_sources(maps: Tensor, images: Tensor, sources: Tensor | None = None) -
     Returns:
         One bool per map.
     """
-    fits = source_correlations(maps, images).nan_to_num(-1)
+    # A tie may be off by the rounding of a sum over all pixels.
+    return source_leads(maps, images, sources) > 1e-9
+
+
+def source_leads(maps: Tensor, images: Tensor, sources: Tensor | None = None) -> Tensor:
+    """How much better each map fits the image that it comes from than the best of the others.
+
+    Where `found_sources` is at its ceiling, this still says by how much.
+
+    Args:
+        maps: N x C x H x W.
+        images: Those among which the source is looked for; they may have another number of colours.
+        sources: The number of the image that each map comes from. Without it map i comes from image i.
+
+    Returns:
+        One value per map, a difference of two correlations: from -1 to 1, and 0 for a map that fits no image.
+    """
     if sources is None and len(maps) != len(images):
-        raise BadValue(f"{len(maps)} maps and {len(images)} images: say in sources= which image each map comes from")
+        raise BadValue(f"{len(maps)} maps and {len(images)} images: say in sources= which image each comes from")
     own = torch.arange(len(maps)) if sources is None else torch.as_tensor(sources)
     if own.shape != (len(maps),) or own.dtype not in (torch.int32, torch.int64):
-        raise BadValue(f"sources must be {len(maps)} image numbers, one per map, not {own.dtype} of {tuple(own.shape)}")
+        raise BadValue(f"sources are {len(maps)} numbers of images, one per map, not {own.dtype} of {tuple(own.shape)}")
     if bool(((own < 0) | (own >= len(images))).any()):
-        raise BadValue(f"sources must be image numbers from 0 to {len(images) - 1}")
+        raise BadValue(f"sources are numbers of images, 0 to {len(images) - 1}")
+    fits = source_correlations(maps, images).nan_to_num(0)
     own = own.to(fits.device).long()[:, None]
-    rival = fits.scatter(1, own, -1).amax(1)
-    # A tie may be off by the rounding of a sum over all pixels.
-    return fits.gather(1, own)[:, 0] > rival.clamp(min=0) + 1e-9
+    return fits.gather(1, own)[:, 0] - fits.scatter(1, own, 0).amax(1)
 
 
 def source_correlations(maps: Tensor, images: Tensor) -> Tensor:
@@ -54,11 +69,21 @@ def source_correlations(maps: Tensor, images: Tensor) -> Tensor:
     """
     if maps.shape[-2:] != images.shape[-2:]:
         raise BadValue(f"maps of {size_of(maps)} do not fit images of {size_of(images)}")
-    return (directions(_detail(maps, "maps")) @ directions(_detail(images, "images")).T).abs()
+    checked(images, "images")  # before they are taken part by part, as all details at once need much memory
+    rows = directions(details(maps))
+    return torch.cat([(rows @ directions(details(part, "images")).T).abs() for part in images.split(250)], 1)
 
 
-def _detail(pictures: Tensor, name: str) -> Tensor:
-    """Pictures summed over colours, less their box mean, as rows; exactly zero where only rounding is left."""
+def details(pictures: Tensor, name: str = "maps") -> Tensor:
+    """What of a picture or map is compared: its sum over colours less the mean of the 5 x 5 box around each pixel.
+
+    Args:
+        pictures: N x C x H x W.
+        name: What they are called in an error.
+
+    Returns:
+        Rows of H * W; exactly zero where only rounding is left.
+    """
     plane = checked(pictures, name).sum(1, keepdim=True)
     detail = plane - F.avg_pool2d(plane, 5, stride=1, padding=2, count_include_pad=False)
     least = max(4 * torch.finfo(pictures.dtype).eps, 1e-13)  # of the picture's largest value

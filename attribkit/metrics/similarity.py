@@ -80,6 +80,21 @@ def image_dependence(maps: Tensor) -> Tensor:
     return 1 - mean_cosine_with_others(maps.flatten(1))
 
 
+def map_distances(maps: Tensor) -> Tensor:
+    """How far maps are from each other: 1 minus the cosine of each pair. `image_dependence` is the mean of each row.
+
+    For an interval of the mean over all pairs, images have to be drawn again in rows and columns.
+
+    Args:
+        maps: N x C x H x W.
+
+    Returns:
+        N x N; NaN for pairs with a map that is zero everywhere.
+    """
+    rows = directions(checked(maps).flatten(1))
+    return 1 - rows @ rows.T
+
+
 def mean_cosine_with_others(rows: Tensor) -> Tensor:
     """For each row its mean cosine with the other rows, but for those that have none."""
     unit_rows = directions(rows)

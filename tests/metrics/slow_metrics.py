@@ -82,6 +82,32 @@ def slow_sources(maps: Tensor, images: Tensor) -> list[bool]:
     return found
 
 
+def slow_leads(maps: Tensor, images: Tensor, sources: list[int]) -> list[float]:
+    pictures = [slow_detail(image) for image in images.numpy()]
+    leads = []
+    for own, one in zip(sources, maps.numpy(), strict=True):
+        fits = [abs(slow_cosine(slow_detail(one), picture)) for picture in pictures]
+        fits = [0.0 if math.isnan(fit) else fit for fit in fits]
+        leads.append(fits[own] - max([fit for other, fit in enumerate(fits) if other != own], default=0.0))
+    return leads
+
+
+def slow_lattice(one: NDArray[Any], stride: int) -> float:
+    """Frequency by frequency of a Fourier transform written out; sides are whole periods."""
+    grey = one.sum(0)
+    height, width = grey.shape
+    inside = total = 0.0
+    for v, u in np.ndindex(height, width):
+        if v == u == 0:
+            continue
+        wave = sum(
+            grey[y, x] * np.exp(-2j * math.pi * (v * y / height + u * x / width)) for y, x in np.ndindex(*grey.shape)
+        )
+        total += abs(wave) ** 2
+        inside += abs(wave) ** 2 * (v * stride % height == 0 and u * stride % width == 0)
+    return inside / total
+
+
 def slow_curve(ask: Callable[[Tensor], Tensor], image: Tensor, one: Tensor, fill: Tensor, insert: bool) -> list[float]:
     """One pixel a step, one image at a time; for maps without ties."""
     strength = slow_magnitude(one.numpy())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from slow_metrics import noise, slow_sources
+from slow_metrics import noise, slow_leads, slow_sources
 
 from attribkit import metrics
 
@@ -33,6 +33,28 @@ def test_sources_are_found_where_a_loop_finds_them(seed: int, height: int, width
     images = noise(6, 2, height, width, seed=seed)
     maps = weight * images + (1 - weight) * noise(6, 2, height, width, seed=seed + 1)
     assert metrics.found_sources(maps, images).tolist() == slow_sources(maps, images)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), weight=st.floats(0, 1))
+def test_leads_are_those_of_a_loop(seed: int, weight: float) -> None:
+    """With sources of their own, and a map that is zero among them: it fits no image and so leads by nothing."""
+    images = noise(6, 2, 7, 8, seed=seed)
+    maps = weight * images[[3, 0, 0]] + (1 - weight) * noise(3, 2, 7, 8, seed=seed + 1)
+    maps[1] = 0
+    found = metrics.source_leads(maps, images, torch.tensor([3, 0, 2]))
+    assert found.tolist() == pytest.approx(slow_leads(maps, images, [3, 0, 2]), abs=1e-9)
+    assert found[1] == 0
+
+
+def test_many_images_are_looked_through_part_by_part() -> None:
+    """The best rival may be in any part."""
+    images = noise(600, 1, 6, 6)
+    maps = images[[10, 590]] + 0.1 * images[[580, 20]]
+    found = metrics.source_leads(maps, images, torch.tensor([10, 590]))
+    assert found.tolist() == pytest.approx(slow_leads(maps, images, [10, 590]), abs=1e-9)
+    rivals = metrics.source_leads(maps, images, torch.tensor([580, 20]))
+    assert (rivals < -0.5).all()
 
 
 def test_of_random_maps_one_in_n_is_found() -> None:

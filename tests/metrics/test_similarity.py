@@ -65,6 +65,17 @@ def test_image_dependence_of_opposite_and_of_random_maps() -> None:
     assert float(metrics.image_dependence(noise(20, 3, 32, 32)).mean()) == pytest.approx(1, abs=0.01)
 
 
+def test_distances_are_those_of_a_loop() -> None:
+    """And image dependence is their mean with others; a map that is zero has none."""
+    maps = noise(5, 2, 6, 5)
+    maps[3] = 0
+    found = metrics.map_distances(maps)
+    for i, j in ((0, 1), (4, 2), (2, 2)):
+        assert found[i, j].item() == pytest.approx(1 - slow_cosine(maps[i].numpy(), maps[j].numpy()))
+    assert undefined(found[3]) == [True] * 5
+    assert found[0, [1, 2, 4]].mean() == pytest.approx(metrics.image_dependence(maps)[0])
+
+
 def test_a_zero_map_has_no_image_dependence_and_spoils_no_other() -> None:
     """It is NaN, and the others have the values that they have without it."""
     maps = noise(4, 3, 5, 5)
