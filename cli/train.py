@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("models", nargs=-1, metavar="MODEL...")
 @click.option("--data", type=click.Path(path_type=Path), help="CIFAR's folder, an image folder, or a packed .npz.")
 @click.option("--download", is_flag=True, help="Fetch CIFAR-10 into --data when it is not there.")
-@click.option("--recipe", default="quick", show_default=True, help="quick, paper or paper-augmented.")
+@click.option("--recipe", default="quick", show_default=True, help="quick, paper, paper-augmented or after-surgery.")
 @click.option("--epochs", type=click.IntRange(min=1), help="How many, instead of the recipe's number.")
 @click.option("--seed", "seeds", default="0", show_default=True, help="One or more, separated by commas: 0,1,2.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/MODEL-RECIPE-SEED]")

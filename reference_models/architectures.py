@@ -59,6 +59,9 @@ BASES: dict[str, tuple[int, ...]] = {"a": (5,), "b": (5, 1), "c": (3, 3)}
 VARIANTS = ("model", "strided_cnn", "convpool_cnn", "all_cnn")
 
 
+_HEAD: Steps = (Conv(3, 192), Conv(1, 192), Conv(1, None))
+
+
 def _same(kernel: int, width: int, stride: int = 1) -> Conv:
     return Conv(kernel, width, stride, padding=kernel // 2)
 
@@ -77,8 +80,13 @@ def _stage(base: str, variant: str, width: int) -> Steps:
 
 
 def _cifar(base: str, variant: str) -> Steps:
-    head = (Conv(3, 192), Conv(1, 192), Conv(1, None))
-    return (Drop(0.2), *_stage(base, variant, 96), *_stage(base, variant, 192), *head)
+    return (Drop(0.2), *_stage(base, variant, 96), *_stage(base, variant, 192), *_HEAD)
+
+
+def _all_cnn_c_pooled() -> Steps:
+    """All-CNN-C after `strides_to_pools`: the layers have the same names and weights, and max-pools do the striding."""
+    stages = ((*(_same(3, width),) * 3, Pooling(2), Drop()) for width in (96, 192))
+    return (Drop(0.2), *(step for stage in stages for step in stage), *_HEAD)
 
 
 def _all_cnn_b_imagenet() -> Steps:
@@ -130,6 +138,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         for base in BASES
         for variant in VARIANTS
     },
+    "all_cnn_c_pooled": Architecture(_all_cnn_c_pooled(), side=32, classes=10),
     "all_cnn_b_imagenet": Architecture(_all_cnn_b_imagenet(), side=224, classes=1000),
     "large_all_cnn": Architecture(_large_all_cnn(), side=126, classes=10, slope=1 / 3),
     "zfnet": Architecture(_zfnet(), side=224, classes=1000),

@@ -23,7 +23,7 @@ from attribkit.reference_models.architectures import architecture, build, takes
 from attribkit.reference_models.data import Data
 from attribkit.reference_models.normalisation import Normalisation, fit
 from attribkit.reference_models.process import keep_freed_memory
-from attribkit.reference_models.trained import Trained, save
+from attribkit.reference_models.trained import Trained, bundled, load, save
 from attribkit.reference_models.training import run
 from attribkit.reference_models.training.batches import Loader
 from attribkit.reference_models.training.muon import Muon
@@ -76,6 +76,8 @@ class Job:
             raise BadValue(f"{self.model} needs images of at least {smallest} pixels, these have {side}")
         if self.recipe.batch % self.workers.count:
             raise BadValue(f"a batch of {self.recipe.batch} cannot be shared among {self.workers.count} processes")
+        if self.recipe.start is not None:
+            _start(self.model, self.recipe.start, len(self.data.classes))
         if self.recipe.batch_norm and self.workers.count > 1 and self.device.type == "cpu":
             raise BadValue("batch norm over several processes needs GPUs: use --recipe paper, or one process")
 
@@ -136,8 +138,24 @@ def _fresh(job: Job, attempt: int = 0) -> State:
     with torch.random.fork_rng():
         torch.manual_seed(_seed(job, attempt, epoch=0))
         net = build(job.model, len(job.data.classes), training=job.recipe.training)
+    if job.recipe.start is not None:
+        net.load_state_dict(_start(job.model, job.recipe.start, len(job.data.classes)))
     net = net.to(job.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     return State(net, _optimiser(net, job.recipe), attempt=attempt)
+
+
+def _start(model: str, name: str, classes: int) -> dict[str, Tensor]:
+    """The weights to begin with, where they fit."""
+    path = bundled(name)
+    if path is None:
+        raise BadValue(
+            f"the recipe begins with the weights of {name}, and none come with attribkit: choose another recipe"
+        )
+    weights = load(path).net.state_dict()
+    wanted = build(model, classes).state_dict()
+    if {key: tensor.shape for key, tensor in weights.items()} != {key: tensor.shape for key, tensor in wanted.items()}:
+        raise BadValue(f"the recipe begins with the weights of {name}, which do not fit {model} of {classes} classes")
+    return weights
 
 
 def _optimiser(net: nn.Module, recipe: Recipe) -> Optimizer:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import attribkit
 from attribkit.reference_models.architectures import NAMES, Training, build
 
 PRINTED = {
@@ -115,3 +116,18 @@ def test_a_training_form_has_the_same_convolutions_under_the_same_names() -> Non
 def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(ValueError, match=r"no reference model 'all_cnnc'; try all_cnn_c"):
         build("all_cnnc")
+
+
+def test_all_cnn_c_after_surgery_is_a_network_of_its_own() -> None:
+    """With the weights of All-CNN-C it computes what `strides_to_pools` makes of that one, down to the gradient."""
+    torch.manual_seed(0)
+    plain = build("all_cnn_c").double()
+    pooled = build("all_cnn_c_pooled").double()
+    pooled.load_state_dict(plain.state_dict())
+    gradients = []
+    for net in (pooled, attribkit.strides_to_pools(plain)):
+        x = torch.rand(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).requires_grad_()
+        out = net(x)
+        gradients.append((out.detach(), torch.autograd.grad(out[:, 3].sum(), x)[0]))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)

@@ -18,11 +18,11 @@ from torch import nn
 from attribkit.reference_models.architectures import Training, build
 from attribkit.reference_models.data import Data, Split
 from attribkit.reference_models.normalisation import Normalisation, fit
-from attribkit.reference_models.trained import facts, load
+from attribkit.reference_models.trained import bundled, facts, load
 from attribkit.reference_models.training import batches, run
 from attribkit.reference_models.training import loop as training
 from attribkit.reference_models.training.loop import DeadRun, Job, train
-from attribkit.reference_models.training.recipes import PAPER, QUICK, Recipe
+from attribkit.reference_models.training.recipes import AFTER_SURGERY, PAPER, QUICK, Recipe
 from attribkit.structure.folding import fold_batch_norm
 
 CPU = torch.device("cpu")
@@ -447,3 +447,18 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     assert trained(job(), tmp_path) == []
     after = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
     assert {name for name in before if before[name] != after[name]} <= {"lock"}
+
+
+def test_a_run_begins_with_the_weights_that_its_recipe_names(tmp_path: Path) -> None:
+    """Of a reference model; without a step worth the name they are what it ends with. What does not fit is refused."""
+    recipe = replace(AFTER_SURGERY, epochs=1, rate=1e-12, start="strided_cnn_c")
+    trained(job(recipe), tmp_path)
+    path = bundled("strided_cnn_c")
+    assert path is not None
+    start = load(path).net.state_dict()
+    for name, tensor in weights(tmp_path).items():
+        torch.testing.assert_close(tensor, start[name], rtol=1e-3, atol=1e-3)
+    assert facts(tmp_path / "strided_cnn_c.safetensors")["recipe"]["start"] == "strided_cnn_c"
+    assert "start" not in QUICK.to_dict()
+    with pytest.raises(ValueError, match="all_cnn_c, which do not fit strided_cnn_c of 10 classes"):
+        job(AFTER_SURGERY).check()
