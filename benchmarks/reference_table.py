@@ -1,13 +1,19 @@
 """The table of the reference models: the paper's errors beside ours, from the weights that come along.
 
-python benchmarks/reference_table.py docs/reference-models.md reference_models/MODELCARD.md
+python benchmarks/reference_table.py docs/reference-models.md reference_models/MODELCARD.md [WEIGHTS ...]
+
+WEIGHTS are files of other seeds, which do not come along: what they say of themselves is kept in benchmarks/seeds.json.
 """
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from attribkit.files import write_whole
@@ -21,6 +27,9 @@ PAPER = {"a": (12.47, 13.46, 10.21, 10.30), "b": (10.20, 10.98, 9.33, 9.10), "c"
 # What others who trained these networks without augmentation report.
 REPRODUCED = {"all_cnn_c": "9.1 to 10.5"}
 
+SEEDS = Path(__file__).parent / "seeds.json"
+_KEPT = ("error", "seed", "epochs", "data", "recipe", "commit")
+
 _HEAD = """# Reference models
 
 The networks of "Striving for Simplicity", trained by `attribkit train`. An error is the percentage of the 10,000 test
@@ -33,7 +42,19 @@ commands that made them.
 
 """
 
-_COLUMNS = ("model", "paper", "reproductions", "ours", "data", "recipe", "epochs", "seed", "minutes", "on")
+_COLUMNS = (
+    "model",
+    "paper",
+    "reproductions",
+    "ours",
+    "data",
+    "recipe",
+    "epochs",
+    "seed",
+    "other seeds",
+    "minutes",
+    "on",
+)
 
 
 def table() -> str:
@@ -52,7 +73,7 @@ def _rows() -> Iterator[tuple[str, ...]]:
 def _ours(name: str) -> tuple[str, ...]:
     path = trained.bundled(name)
     if path is None:
-        return ("not trained yet", *[""] * 6)
+        return ("not trained yet", *[""] * 7)
     facts = trained.facts(path)
     recipe = facts["recipe"]
     return (
@@ -61,6 +82,7 @@ def _ours(name: str) -> tuple[str, ...]:
         recipe["name"] if _holds_today(recipe) else f"{recipe['name']}, an earlier form",
         str(facts["epochs"]),
         str(facts["seed"]),
+        _spread(name),
         f"{facts['minutes']:.0f}",
         _machine(facts),
     )
@@ -77,19 +99,58 @@ def _machine(facts: dict[str, Any]) -> str:
     return f"CPU, {threads} thread{'s' * (threads > 1)}" if facts["device"] == "cpu" else str(facts["device"])
 
 
+def keep_seeds(files: Iterable[Path]) -> None:
+    """Keep what weights of other seeds say of themselves, beside those that are kept already."""
+    kept = json.loads(SEEDS.read_bytes()) if SEEDS.is_file() else {}
+    for file in files:
+        facts = trained.facts(file)
+        own = kept.setdefault(facts["architecture"], {})
+        own[str(facts["seed"])] = {key: facts[key] for key in _KEPT}
+    write_whole(SEEDS, f"{json.dumps(kept, indent=2, sort_keys=True)}\n".encode())
+
+
+def _errors(name: str) -> dict[int, float]:
+    """By seed: that of the bundled weights first, then of the others."""
+    path = trained.bundled(name)
+    own = {} if path is None else {int(trained.facts(path)["seed"]): float(trained.facts(path)["error"])}
+    kept = json.loads(SEEDS.read_bytes()) if SEEDS.is_file() else {}
+    others = {int(seed): float(facts["error"]) for seed, facts in kept.get(name, {}).items()}
+    return own | {seed: others[seed] for seed in sorted(others) if seed not in own}
+
+
+def _spread(name: str) -> str:
+    errors = list(_errors(name).values())
+    if len(errors) < 2:
+        return ""
+    listed = ", ".join(f"{error:.2f}" for error in errors[1:])
+    return f"{listed}; mean {mean(errors):.2f}, from {min(errors):.2f} to {max(errors):.2f}"
+
+
 def _order() -> str:
-    """Whether ours come in the paper's order, said either way."""
+    """Whether ours come in the paper's order, said either way, and which neighbours seeds do not tell apart."""
     orders = []
     for base in BASES:
-        paths = {variant: trained.bundled(f"{variant}_{base}") for variant in VARIANTS}
-        errors = {variant: trained.facts(path)["error"] for variant, path in paths.items() if path is not None}
-        if len(errors) < len(VARIANTS):
+        errors = {variant: list(_errors(f"{variant}_{base}").values()) for variant in VARIANTS}
+        if not all(errors.values()):
             continue
         printed = dict(zip(VARIANTS, PAPER[base], strict=True))
-        ours, theirs = (sorted(each, key=each.__getitem__) for each in (errors, printed))
+        means = {variant: mean(of_seeds) for variant, of_seeds in errors.items()}
+        ours, theirs = (sorted(each, key=each.__getitem__) for each in (means, printed))
         same = "the paper finds the same order" if ours == theirs else f"the paper finds {_listed(theirs, base)}"
-        orders.append(f"From best to worst, base {base.upper()}: {_listed(ours, base)}; {same}.")
-    return "\n".join(orders) or "No base has all four of its networks trained yet."
+        orders.append(
+            f"From best to worst, base {base.upper()}: {_listed(ours, base)}; {same}. {_told_apart(ours, errors, base)}"
+        )
+    return "\n\n".join(orders) or "No base has all four of its networks trained yet."
+
+
+def _told_apart(ours: list[str], errors: dict[str, list[float]], base: str) -> str:
+    """Neighbours of which the seeds overlap are not in an order."""
+    if min(len(of_seeds) for of_seeds in errors.values()) < 2:
+        return "Each is a single run: another seed may change the order."
+    pairs = [pair for pair in pairwise(ours) if max(errors[pair[0]]) >= min(errors[pair[1]])]
+    if not pairs:
+        return "No two neighbours overlap from seed to seed."
+    return f"From seed to seed these overlap: {'; '.join(_listed(list(pair), base) for pair in pairs)}."
 
 
 def _listed(variants: list[str], base: str) -> str:
@@ -140,5 +201,7 @@ def _entry(facts: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) > 3:
+        keep_seeds(Path(file) for file in sys.argv[3:])
     write_whole(sys.argv[1], table().encode())
     write_whole(sys.argv[2], card().encode())
