@@ -72,9 +72,9 @@ docs: $(VENV)/.docs ## build the documentation into site/
 reference-table: $(STAMP) ## write docs/reference-models.md and the model card from the bundled weights
 	$(BIN)/python benchmarks/reference_table.py docs/reference-models.md reference_models/MODELCARD.md
 
-validation: $(STAMP) ## the study on switches, hours: make validation CIFAR=packed file or folder PHOTOS=folder
-	$(BIN)/attribkit validate --data $(CIFAR) --workers $(WORKERS) --out runs/validation/cifar
-	$(BIN)/attribkit validate --data $(PHOTOS) --workers $(WORKERS) --out runs/validation/photos --models packaged:efficientnet_lite0
+validation: $(STAMP) ## the study on switches, hours: make validation CIFAR=packed file or folder PHOTOS=folder (NETS=more,names)
+	$(BIN)/attribkit validate --data $(CIFAR) --workers $(WORKERS) --out runs/validation/cifar $(if $(NETS),--models $(NETS))
+	$(BIN)/attribkit validate --data $(PHOTOS) --workers $(WORKERS) --out runs/validation/photos --models packaged:squeezenet1_1,packaged:efficientnet_lite0
 	$(BIN)/python benchmarks/validation_page.py docs/validation.md runs/validation/cifar runs/validation/photos
 
 zoo: $(STAMP) ## every rule on 40 real architectures, with the worst error of each

@@ -33,6 +33,13 @@ MODELS = "all_cnn_c,convpool_cnn_c,model_c"
 )
 @click.option("--quick", is_flag=True, help="Fewer images and resamples: takes minutes, gives wider intervals.")
 @click.option("--images", type=click.IntRange(min=10), help="How many test images.  [default: 500; quick: 30]")
+@click.option("--metrics", default="", metavar="NAMES", help="Only these metrics, commas between.  [default: all]")
+@click.option(
+    "--margin",
+    "margin",
+    metavar="NUMBER",
+    help="How much may be lost: of every metric, or METRIC=NUMBER, commas between.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed for images, resamples and random weights.")
 @click.option(
     "--workers", type=click.IntRange(min=1), default=2, show_default=True, help="How many processes, one thread each."
@@ -50,6 +57,8 @@ def command(
     models: str,
     quick: bool,
     images: int | None,
+    metrics: str,
+    margin: str | None,
     seed: int,
     workers: int,
     out: Path,
@@ -57,42 +66,70 @@ def command(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Put numbers to a paper's claim: that guided backprop works without max-pool switches, and the deconvnet does not.
+    """Put a paper's claim to numbers: guided backprop does without max-pool switches what the deconvnet needs them for.
 
     Every rule is scored with switches and without, on trained and on random weights. What is claimed, how it is
-    measured, and when it counts as supported, refuted or undecided was fixed in advance: docs/validation-design.md.
+    measured and what is said of it was fixed beforehand: docs/validation-design.md. scores.csv has every score.
     """
     from attribkit.files import write_whole
-    from attribkit.reference_models.switch_study import document, findings, parts, testset
+    from attribkit.reference_models.switch_study import document, findings, parts, table, testset
 
     names = list(dict.fromkeys(name.strip() for name in models.split(",") if name.strip()))
-    settings = _settings(quick, images, seed, str(options.torch_device(device)))
+    margins = _margins(metrics, margin)
+    read = testset.read(data)
+    settings = _settings(quick, images, seed, str(options.torch_device(device)), labelled=read.labels is not None)
     lacking = parts.missing(names)
     if len(lacking) == len(names):
-        raise click.ClickException("; ".join(lacking.values()) or "--models names no network")
-    tests = testset.read(data).drawn(settings.images, seed)
-    every = parts.parts([name for name in names if name not in lacking], tests, settings)
+        raise click.ClickException("; ".join(lacking.values()) or "--models names none")
+    tests = read.drawn(settings.images, seed, settings.candidates)
+    every = parts.parts([name for name in names if name not in lacking], tests, settings, margins)
     try:
+        parts.prepare_eye(read, settings, out)
         _run(every, tests, settings, out, workers, quiet or as_json)
     except KeyboardInterrupt:
-        raise click.ClickException("stopped; run the same command again to do the rest") from None
-    results = document.results({part: _kept(part, out) for part in every}, tests, settings, lacking)
+        raise click.ClickException("stopped; the same command goes on with what is not done") from None
+    documents = {part: _kept(part, out) for part in every}
+    results = document.results(documents, tests, settings, margins, lacking)
     text = json.dumps(results, indent=2)
+    write_whole(out / "scores.csv", table.scores(documents, tests, margins))
     write_whole(out / "results.json", f"{text}\n".encode())
     write_whole(out / "index.html", findings.page(results, out).encode())
     click.echo(text if as_json else _in_words(results, out))
 
 
-def _settings(quick: bool, images: int | None, seed: int, device: str) -> Settings:
+def _margins(metrics: str, margin: str | None) -> dict[str, float]:
+    """Those of the metrics that are chosen, as the study has them or as they are given."""
+    from attribkit.reference_models.switch_study.validation import MARGINS
+
+    chosen = [name.strip() for name in metrics.split(",") if name.strip()] or list(MARGINS)
+    given = [word.rpartition("=") for word in (margin or "").split(",") if word]
+    for name in [*chosen, *(name.strip() for name, equals, _ in given if equals)]:
+        if name not in MARGINS:
+            raise click.UsageError(f"there is no metric {name!r}: there are {', '.join(MARGINS)}")
+    margins = {name: MARGINS[name] for name in MARGINS if name in chosen}
+    for name, equals, number in given:
+        changed = [name.strip()] if equals else chosen
+        margins |= {metric: _number_of(number) for metric in changed if metric in margins}
+    return margins
+
+
+def _number_of(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise click.UsageError(f"--margin takes a number, or METRIC=NUMBER, not {text!r}") from None
+
+
+def _settings(quick: bool, images: int | None, seed: int, device: str, *, labelled: bool) -> Settings:
     from dataclasses import replace
 
-    from attribkit.reference_models.switch_study.parts import FULL, QUICK
+    from attribkit.reference_models.switch_study.parts import FULL, PHOTOGRAPHS, QUICK
 
     settings = replace(QUICK if quick else FULL, seed=seed, device=device)
     if images is None:
-        return settings
-    asked, compared = (min(images, number) for number in (settings.asked, settings.compared))
-    return replace(settings, images=images, asked=asked, compared=compared)
+        return settings if quick or labelled else replace(settings, images=PHOTOGRAPHS)
+    fewer = {name: min(images, getattr(settings, name)) for name in ("asked", "paired", "compared")}
+    return replace(settings, images=images, **fewer)
 
 
 def _kept(part: Part, out: Path) -> dict[str, Any]:
@@ -129,23 +166,22 @@ def _run(every: list[Part], tests: TestSet, settings: Settings, out: Path, worke
 
 
 def _in_words(results: dict[str, Any], out: Path) -> str:
-    lines = []
+    """The headline, then for each network what is said of each metric and unit."""
+    from attribkit.reference_models.switch_study import wording
+
+    lines = wording.headline(results["networks"])
     for name, network in results["networks"].items():
-        lines.append(name)
-        for measurement in network["trained"]["measurements"]:
-            lines.append(f"  {measurement['metric']}, {measurement['unit']}: {measurement['verdict']}")
-            lines += [f"    {rule} {_cells(measurement, rule)}" for rule in measurement["losses"]]
-        lines.append("  " + ", ".join(f"{metric}: {verdict}" for metric, verdict in network["verdict"].items()))
+        lines.append(wording.title(name))
+        for each in wording.main(network):
+            lines.append(f"  {each['metric']}, {each['unit']}: {each['verdict']}")
+            lines += [f"    {rule} loses {_interval(loss)}" for rule, loss in each["losses"].items()]
+            lines.append(f"    the deconvnet's loss less guided's: {_interval(each['difference'])}")
     lines += [f"{name}: missing: {why}" for name, why in results["missing"].items()]
-    return "\n".join([*lines, str(out / "results.json"), str(out / "index.html")])
+    return "\n".join([*lines, *(str(out / name) for name in ("results.json", "scores.csv", "index.html"))])
 
 
-def _cells(measurement: dict[str, Any], rule: str) -> str:
-    means = ", ".join(
-        f"{condition} {_number(means[rule]['mean'])}" for condition, means in measurement["means"].items()
-    )
-    lost = {key: _number(value) for key, value in measurement["losses"][rule].items()}
-    return f"{means}; loses {lost['mean']} ({lost['low']} to {lost['high']})"
+def _interval(one: dict[str, Any]) -> str:
+    return f"{_number(one['mean'])} ({_number(one['low'])} to {_number(one['high'])})"
 
 
 def _number(value: float | None) -> str:

@@ -3,65 +3,127 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from attribkit.reference_models.provenance import commit, versions
-from attribkit.reference_models.switch_study import judging, validation
+from attribkit.reference_models.switch_study import judging
+from attribkit.reference_models.switch_study.intervals import interval, on_the_same_images
 from attribkit.reference_models.switch_study.parts import TRAINED, Part, Settings
 from attribkit.reference_models.switch_study.testset import TestSet
-from attribkit.reference_models.switch_study.verdict import mean_interval
+from attribkit.reference_models.switch_study.validation import PRIMARY, RULES, Scored, tasks_of
 
 Json = dict[str, Any]
+Documents = dict[Part, Json]
 
 
-def results(documents: dict[Part, Json], tests: TestSet, settings: Settings, lacking: dict[str, str]) -> Json:
-    """The whole document from those of all parts; `lacking` says why some networks are not in it."""
-    by_network: dict[str, dict[str, Json]] = {}
-    for part, document in documents.items():
-        by_network.setdefault(part.network, {}).setdefault(part.weights, {})[part.task] = document
+def results(
+    documents: Documents, tests: TestSet, settings: Settings, margins: Mapping[str, float], lacking: dict[str, str]
+) -> Json:
+    """Put the documents of all parts together.
+
+    Args:
+        documents: What each part left.
+        tests: The pictures that were drawn.
+        settings: How thoroughly it was asked.
+        margins: How much of each metric may be lost; metrics that are not in it are left out.
+        lacking: Why some networks are not there.
+
+    Returns:
+        The whole document.
+    """
     return {
         "versions": versions(),
         "commit": commit(),
         "settings": asdict(settings),
         "data": {"source": tests.source, "digest": tests.digest},
-        "margins": validation.MARGINS,
-        "networks": {name: _network(tasks, settings) for name, tasks in by_network.items()},
-        "pictures": [picture for tasks in by_network.values() for picture in tasks[TRAINED]["figures"]["pictures"]],
+        "images": _counts(tests, settings, len(tests.pictures)),
+        "margins": dict(margins),
+        "primary": dict(zip(("metric", "unit"), PRIMARY, strict=True)),
+        "networks": {
+            name: _network(by_weights, settings, margins) for name, by_weights in by_network(documents).items()
+        },
+        "pictures": [
+            picture | {"network": part.network}
+            for part, document in documents.items()
+            for picture in document.get("pictures", ())
+        ],
         "missing": lacking,
     }
 
 
-def _network(tasks: dict[str, Json], settings: Settings) -> Json:
+def by_network(documents: Documents) -> dict[str, dict[str, dict[str, Json]]]:
+    """Sort the documents of parts: by network, weights and task."""
+    sorted_out: dict[str, dict[str, dict[str, Json]]] = {}
+    for part, document in documents.items():
+        sorted_out.setdefault(part.network, {}).setdefault(part.weights, {})[part.task] = document
+    return sorted_out
+
+
+def scored(tasks: Mapping[str, Json], metrics: Mapping[str, float]) -> dict[str, Scored]:
+    """Find the scores of some metrics among the documents of tasks."""
+    return {
+        metric: cells
+        for task in tasks_of(metrics)
+        for metric, cells in tasks[task]["scores"].items()
+        if metric in metrics
+    }
+
+
+def _counts(tests: TestSet, settings: Settings, drawn: int) -> Json:
+    """How many images there were, which may be fewer than were asked for."""
+    few = {name: min(drawn, getattr(settings, name)) for name in ("asked", "paired", "compared")}
+    return {"drawn": drawn, "candidates": drawn + len(tests.rivals), **few}
+
+
+def _network(by_weights: dict[str, dict[str, Json]], settings: Settings, margins: Mapping[str, float]) -> Json:
     """What the scores of a network come to with each kind of weights; only trained ones are judged."""
-    facts = tasks[TRAINED]["facts"]
-    network: Json = {"verdict": {}, "without": facts["without"], "layers": facts["layers"]}
-    for weights, documents in tasks.items():
-        measured = judging.measurements(
-            {metric: documents[metric]["scores"] for metric in validation.MARGINS},
-            facts["without"],
-            resamples=settings.resamples,
-            seed=settings.seed,
-        )
-        network[weights] = {
-            "errors": documents["facts"]["errors"],
-            "measurements": [
-                _plain(asdict(each)) | ({} if weights == TRAINED else {"verdict": None}) for each in measured
-            ],
-            "bounds": _bounds(documents, settings),
-        }
-        if weights == TRAINED:
-            network["verdict"] = judging.verdicts(measured)
-            network[weights]["failures"] = _failures(documents["failures"], settings)
+    facts = by_weights[TRAINED]["facts"]
+    network: Json = {key: facts[key] for key in ("compared", "layers", "renamed", "images")}
+    network["primary"] = None
+    for weights, tasks in by_weights.items():
+        network[weights] = _of_weights(tasks, weights, facts, settings, margins)
+    for each in network[TRAINED]["measurements"]:
+        if (each["metric"], each["unit"], each["without"]) == (*PRIMARY, facts["compared"][0]):
+            network["primary"] = each
     return network
 
 
-def _bounds(documents: Json, settings: Settings) -> list[Json]:
-    return [
-        {"metric": metric, "unit": unit, "means": _intervals(scores, settings)}
-        for metric in validation.MARGINS
-        for unit, scores in documents[metric]["bounds"].items()
-    ]
+def _of_weights(
+    tasks: dict[str, Json], weights: str, facts: Json, settings: Settings, margins: Mapping[str, float]
+) -> Json:
+    scores = scored(tasks, margins)
+    measured = judging.measurements(scores, facts["compared"], margins, settings.resampling, facts["renamed"])
+    unjudged = {} if weights == TRAINED else {"verdict": None}
+    found: Json = {
+        "errors": tasks["facts"]["errors"],
+        "measurements": [plain(asdict(each)) | unjudged for each in measured],
+        "means": [
+            row | {"means": _each(row["means"], lambda one: plain(asdict(one)))}
+            for row in judging.means(scores, settings.resampling)
+        ],
+        "zeros": {task: tasks[task]["zeros"] for task in tasks_of(margins)},
+    }
+    if "beside" in tasks:
+        found |= {key: _intervals(tasks["beside"][key], settings) for key in ("donors", "lattice", "recognised")}
+    if "strides" in tasks:
+        found["strides"] = _steps(tasks["strides"]["steps"], settings)
+    if "failures" in tasks:
+        found["failures"] = _failures(tasks["failures"], settings)
+    return found
+
+
+def _steps(steps: list[Json], settings: Settings) -> list[Json]:
+    """With each stride that was replaced: what every rule loses of what it has with switches."""
+    told = []
+    for step in steps[1:]:
+        losses = {}
+        for rule in RULES:
+            own, without = on_the_same_images([judging.array(each["found"][rule]) for each in (step, steps[0])])
+            losses[rule] = plain(asdict(interval(own - without, settings.resampling)))
+        told.append({"layer": step["layer"], "renamed": step["renamed"], "losses": losses})
+    return told
 
 
 def _failures(document: Json, settings: Settings) -> Json:
@@ -70,20 +132,23 @@ def _failures(document: Json, settings: Settings) -> Json:
             {"layer": layer, "rank": _intervals(rank[rule], settings), "ssim": _intervals(ssim[rule], settings)}
             for layer, rank, ssim in document["cascade"]
         ]
-        for rule in validation.RULES
+        for rule in RULES
     }
     return {**_intervals(document["alike"], settings), "cascade": stages}
 
 
 def _intervals(value: Any, settings: Settings) -> Any:
     """Of scores, wherever they are in a document."""
-    if isinstance(value, dict):
-        return {key: _intervals(inner, settings) for key, inner in value.items()}
-    return _plain(asdict(mean_interval(judging.array(value), settings.resamples, settings.seed)))
+    return _each(value, lambda scores: plain(asdict(interval(judging.array(scores), settings.resampling))))
 
 
-def _plain(value: Any) -> Any:
+def _each(value: Any, change: Any) -> Any:
+    """Everything in dictionaries of dictionaries, changed."""
+    return {key: _each(inner, change) for key, inner in value.items()} if isinstance(value, dict) else change(value)
+
+
+def plain(value: Any) -> Any:
     """Without the numbers that JSON does not know: the mean of nothing, an interval without end."""
     if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
+        return {key: plain(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -7,7 +7,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from attribkit.reference_models.switch_study.plots import plots
-from attribkit.reference_models.switch_study.wording import Json, filled, holders
+from attribkit.reference_models.switch_study.wording import Json, filled
 from attribkit.report.stored import data_uri
 
 
@@ -17,7 +17,6 @@ def page(results: Json, folder: Path) -> str:
     return filled(
         "findings.html",
         **results,
-        holders=holders(networks),
         plots={name: [Markup(plot) for plot in plots(name, network).values()] for name, network in networks.items()},
         shown=[
             (data_uri("png", (folder / each["file"]).read_bytes()), each["caption"]) for each in results["pictures"]

@@ -20,39 +20,57 @@ from attribkit.adapters.weights import WeightsError
 from attribkit.files import write_whole
 from attribkit.reference_models.process import keep_freed_memory
 from attribkit.reference_models.provenance import digest_of_code
-from attribkit.reference_models.switch_study import figures, subjects, validation
+from attribkit.reference_models.switch_study import beside, eye, failures, figures, subjects, validation
+from attribkit.reference_models.switch_study.intervals import Resampling
 from attribkit.reference_models.switch_study.subjects import RANDOM_SHARE, Subject
 from attribkit.reference_models.switch_study.testset import TestSet
 from attribkit.report.pictures import write_png
 
-TRAINED = "trained"
-OF_TRAINED = ("failures", "figures")
-TASKS = ("facts", *validation.MARGINS, *OF_TRAINED)
+TRAINED, UNTRAINED = "trained", "untrained"
+BESIDE = ("beside", "strides", "failures", "figures")
+ASKED_OF = {"beside": (TRAINED, UNTRAINED)} | dict.fromkeys(BESIDE[1:], (TRAINED,))
+"""What gets no verdict, and of which weights it is asked."""
 
 # The code that every part follows from, and what the figures follow from besides: in attribkit, and in this folder.
 LIBRARY, STUDY = Path(attribkit.__file__).parent, Path(__file__).parent
-SCORED_BY = (("engine", "metrics", "structure"), ("parts.py", "subjects.py", "testset.py", "validation.py"))
+SCORED_BY = (
+    ("engine", "metrics", "structure"),
+    ("parts.py", "subjects.py", "testset.py", "validation.py", "failures.py", "beside.py", "eye.py"),
+)
 DRAWN_BY = (("explaining", "report/pictures.py"), ("figures.py",))
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a reader may change. `asked` is the number of images for the metrics that run the network often.
+    """How many images are asked, and how thoroughly.
 
-    `compared` is the same for what gets no verdict.
+    `images` see what is cheap, and `asked` of them what runs the network often; `paired` are compared with each other,
+    and `compared` are what gets no verdict. A map's source is looked for among `candidates`. The eye learns from
+    `learnt` images.
     """
 
     images: int
     asked: int
+    paired: int
     compared: int
+    candidates: int
+    learnt: int
     steps: int
     resamples: int
     seed: int = 0
     device: str = "cpu"
 
+    @property
+    def resampling(self) -> Resampling:
+        return Resampling(self.resamples, self.seed)
 
-FULL = Settings(images=500, asked=500, compared=50, steps=8, resamples=2000)
-QUICK = Settings(images=30, asked=20, compared=4, steps=4, resamples=500)
+
+FULL = Settings(
+    images=500, asked=200, paired=200, compared=50, candidates=10_000, learnt=50_000, steps=8, resamples=2000
+)
+QUICK = Settings(images=30, asked=20, paired=30, compared=4, candidates=1000, learnt=3000, steps=4, resamples=500)
+EPOCHS = 6  # of the eye; twice as many of few images
+PHOTOGRAPHS = 1000  # at most, of a set that is not labelled: all that a folder has, in full
 
 
 @dataclass(frozen=True)
@@ -70,17 +88,20 @@ class Part:
         return f"{'-'.join(words).replace(' ', '-')}.json"
 
 
-def parts(networks: Sequence[str], tests: TestSet, settings: Settings) -> list[Part]:
+def parts(
+    networks: Sequence[str], tests: TestSet, settings: Settings, metrics: Iterable[str] = validation.MARGINS
+) -> list[Part]:
     """Every task for every network with every kind of weights. The pictures are those drawn."""
-    codes = {task: code_of(task) for task in TASKS}
+    tasks = ("facts", *validation.tasks_of(metrics), *BESIDE)
+    codes = {task: code_of(task) for task in tasks}
     every = []
     for network in networks:
         asked = _digest_of_question(network, tests, settings)
         every += [
             Part(network, weights, task, hashlib.sha256(f"{asked} {codes[task]}".encode()).hexdigest()[:16])
             for weights in RANDOM_SHARE
-            for task in TASKS
-            if weights == TRAINED or task not in OF_TRAINED
+            for task in tasks
+            if weights in ASKED_OF.get(task, RANDOM_SHARE)
         ]
     return every
 
@@ -94,7 +115,8 @@ def code_of(task: str) -> str:
 
 def _digest_of_question(network: str, tests: TestSet, settings: Settings) -> str:
     """Of what is asked: the network with its weights, the pictures, the settings, under these versions."""
-    question = [network, asdict(settings), tests.digest, attribkit.__version__, torch.__version__]
+    asked = {key: value for key, value in asdict(settings).items() if key != "resamples"}
+    question = [network, asked, tests.digest, attribkit.__version__, torch.__version__]
     digest = hashlib.sha256(json.dumps(question).encode())
     for name, tensor in sorted(subjects.read(network).model.state_dict().items()):
         digest.update(name.encode() + tensor.numpy().tobytes())
@@ -110,6 +132,14 @@ def missing(networks: Iterable[str]) -> dict[str, str]:
         except (WeightsError, OSError) as error:
             reasons[network] = " ".join(str(error).split())
     return reasons
+
+
+def prepare_eye(tests: TestSet, settings: Settings, out: Path) -> None:
+    """Teach an eye, where there is something to learn from; one that is there already is kept."""
+    if tests.train is not None:
+        epochs = EPOCHS if settings.learnt > QUICK.learnt else 2 * EPOCHS
+        classes = len(tests.classes)
+        eye.prepared(out, tests.train, classes, images=settings.learnt, epochs=epochs, seed=settings.seed)
 
 
 def kept(part: Part, out: Path) -> dict[str, Any] | None:
@@ -128,29 +158,38 @@ def run(part: Part, tests: TestSet, settings: Settings, out: Path) -> None:
     torch.set_num_threads(1)  # what comes out does not depend on how many processes there are
     loaded = subjects.read(part.network)
     subject = subjects.prepared(part.network, part.weights, loaded, tests, settings.seed, settings.device)
+    labels = tests.labels if loaded.labels == tests.classes else None
     if part.task == "facts":
-        document = _facts(subject, tests.labels if loaded.labels == tests.classes else None)
+        document = _facts(subject, labels)
     elif part.task == "failures":
         document = _failures(subject.first(settings.compared), settings)
     elif part.task == "figures":
         document = {"pictures": _pictures(subject, out)}
+    elif part.task == "strides":
+        candidates = subjects.candidates(loaded, tests, subject)
+        document = {"steps": beside.one_after_another(subject, candidates, settings.compared)}
+    elif part.task == "beside":
+        candidates = subjects.candidates(loaded, tests, subject)
+        document = beside.beside(subject, candidates, None if labels is None else out, labels)
     else:
-        document = _scores(part, subject, settings)
+        candidates = subjects.candidates(loaded, tests, subject) if part.task == "sources" else subject.pictures
+        document = _scores(part, subject, settings, candidates)
     folder = out / "parts"
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / part.file, json.dumps({"key": part.key} | _rounded(document)).encode())
 
 
-def _scores(part: Part, subject: Subject, settings: Settings) -> dict[str, Any]:
+def _scores(part: Part, subject: Subject, settings: Settings, candidates: Tensor) -> dict[str, Any]:
     asked = settings.asked if part.weights == TRAINED else settings.compared
-    scores, bounds = validation.scores(subject, part.task, asked=asked, steps=settings.steps, seed=settings.seed)
-    return {"scores": scores, "bounds": bounds}
+    effort = validation.Effort(asked, settings.paired, settings.steps, settings.seed)
+    scores, zeros = validation.scores(subject, part.task, effort, candidates)
+    return {"scores": scores, "zeros": zeros}
 
 
 def _failures(subject: Subject, settings: Settings) -> dict[str, Any]:
     return {
-        "alike": validation.failures(subject, seed=settings.seed),
-        "cascade": validation.cascade(subject, seed=settings.seed),
+        "alike": failures.failures(subject, seed=settings.seed),
+        "cascade": failures.cascade(subject, seed=settings.seed),
     }
 
 
@@ -182,7 +221,14 @@ def _facts(subject: Subject, labels: Tensor | None) -> dict[str, Any]:
         network: {"error": None if labels is None else percent(classes != labels), "changed": percent(classes != own)}
         for network, classes in named.items()
     }
-    return {"without": subject.without, "layers": {"middle": subject.middle, "last": subject.last}, "errors": errors}
+    renamed = max(each["changed"] or 0.0 for each in errors.values())
+    return {
+        "compared": subject.compared,
+        "layers": {"middle": subject.middle, "last": subject.last},
+        "images": len(subject.images),
+        "errors": errors,
+        "renamed": renamed,
+    }
 
 
 def _rounded(value: Any) -> Any:

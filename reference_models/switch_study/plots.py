@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from attribkit.reference_models.switch_study.wording import RULES, Json, filled, short
+from attribkit.reference_models.switch_study.wording import RULES, Json, filled, main, short
 
 WIDTH, RIGHT = 420, 402  # so narrow that letters can be read on a telephone
 
@@ -46,8 +46,9 @@ def axis(values: Iterable[float | None], left: float) -> Axis:
 def plots(name: str, network: Json) -> dict[str, str]:
     """The SVG of each."""
     trained = network["trained"]
-    measured = trained["measurements"]
-    by_metric = {metric: [each for each in measured if each["metric"] == metric] for metric in network["verdict"]}
+    measured = main(network)
+    metrics = dict.fromkeys(each["metric"] for each in measured)
+    by_metric = {metric: [each for each in measured if each["metric"] == metric] for metric in metrics}
     ends = [loss[end] for each in measured for loss in each["losses"].values() for end in ("low", "high")]
     margins = [each["margin"] for each in measured]
     cascade = trained["failures"]["cascade"]

@@ -1,23 +1,24 @@
-"""Does guided backprop work without switches? The experiment that docs/validation-design.md lays down.
+"""Does guided backprop work without switches? The scores that docs/validation-design.md lays down.
 
 A subject, a network with its images, is looked at in *conditions* (with switches, without) under each rule, and every
-metric gives one score per image. What is compared sees the same images and the same units.
+metric gives one score per image, or per pair of images. What is compared sees the same images and the same units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attribkit import Cases, evaluate, metrics, rewrite
-from attribkit.metrics.cases import batches
+from attribkit import Cases, evaluate, metrics
 from attribkit.metrics.scoring import MapMaker
 from attribkit.reference_models.switch_study.subjects import (
+    AFTER,
+    ANOTHERS,
     RANDOM_SHARE,
     WITH,
     ChosenUnits,
@@ -27,160 +28,208 @@ from attribkit.reference_models.switch_study.subjects import (
 )
 
 RULES = ("backprop", "deconvnet", "guided")
-GROUP = 100  # images among which a map's source is looked for
-SIGNALS = 4
-CASCADE = 10  # stages at most
 
 # By how much guided may lose.
 MARGINS = {
     "source retrieval": 0.10,
+    "source lead": 0.05,
     "image dependence": 0.10,
     "insertion - deletion": 0.05,
     "occlusion": 0.10,
     "grid": 0.05,
 }
-OF_LOGITS = ("insertion - deletion", "occlusion", "grid")
-"""These run a network many times for each image, and are asked of class scores only, with switches and without."""
+PRIMARY = ("source retrieval", "last")
+"""The metric and the unit whose verdict is the network's; named before any figure was seen."""
+
+OF_CLASS = ("insertion - deletion", "occlusion", "grid")
+"""These run a network many times for each image, and are asked of classes only, with switches and without."""
+
+LESS_ANOTHERS = ("insertion - deletion", "occlusion")
+"""From these the score of another image's map is subtracted: a map may be right by being strong in the middle."""
+
+TASKS: Mapping[str, tuple[str, ...]] = {
+    "sources": ("source retrieval", "source lead"),
+    **{metric: (metric,) for metric in ("image dependence", *OF_CLASS)},
+}
+"""What is run at once, and the metrics that come of it."""
+
+DONOR = "donor retrieval"
+FEWEST_ALIKE = 1e-5  # a lead below it is a tie; leads are kept to five digits
+SHOWS_NOTHING = {"grid": 1 / 9}
+"""What a map scores that is zero everywhere; in the other metrics 0."""
 
 
-# ------------------------------------------------------------------------------------------------------- the scores
-
-
-ByMapper = dict[str, list[float]]  # rule, or whatever else makes maps -> one score per image
-Scored = dict[str, dict[str, ByMapper]]  # unit, condition -> scores
-
-
-def scores(subject: Subject, metric: str, *, asked: int, steps: int, seed: int) -> tuple[Scored, dict[str, ByMapper]]:
-    """A metric for every kind of unit, condition and rule; and its bounds: what maps get that ask no network.
-
-    Metrics of logits see the first `asked` images only; they and random weights are asked with switches and without.
-    """
-    of_logits = metric in OF_LOGITS
-    if of_logits:
-        subject = subject.first(asked)
-    only_two = of_logits or RANDOM_SHARE[subject.weights] > 0
-    conditions = {
-        name: pair for name, pair in subject.conditions.items() if not only_two or name in (WITH, subject.without)
-    }
-    scored: Scored = {}
-    bounds: dict[str, ByMapper] = {}
-    for kind in ("class",) if of_logits else subject.units:
-        judges = {net: _judge(metric, subject, kind, net, steps, seed) for net, _ in conditions.values()}
-        scored[kind] = {
-            condition: {rule: judges[net].score(partial(maps_of, net, way, rule)).tolist() for rule in RULES}
-            for condition, (net, way) in conditions.items()
-        }
-        own = judges[subject.net]
-        mapped = {name: own.score(mapper) for name, mapper in (_BOUNDS | own.mappers).items()}
-        bounds[kind] = {name: values.tolist() for name, values in (mapped | own.bounds()).items()}
-    return scored, bounds
-
+ByMaker = dict[str, list[float] | list[list[float]]]  # rule, or whatever else makes maps -> scores
+Scored = dict[str, dict[str, ByMaker]]  # unit, condition -> scores
+Zeros = dict[str, dict[str, dict[str, int]]]  # unit, condition, rule -> how many maps were zero everywhere
 
 Mapper = Callable[[ChosenUnits, Tensor], Tensor]
+Judge = Callable[[Mapper, list[Tensor]], dict[str, Tensor]]
+"""Gives the scores of the maps that a mapper makes, by metric; and adds, of each, whether it is zero everywhere."""
 
-_BOUNDS: dict[str, Mapper] = {
-    "Sobel map": lambda _, images: metrics.sobel_maps(images),
+FLOORS: Mapping[str, Mapper] = {
     "random map": lambda _, images: metrics.random_maps(images),
     "centred Gaussian": lambda _, images: metrics.centred_gaussian_maps(images),
 }
+"""Maps that know neither image nor network."""
+
+BESIDE: Mapping[str, Mapper] = {"Sobel map": lambda _, images: metrics.sobel_maps(images)}
 
 
-class Judge(NamedTuple):
-    """Scores the maps that a mapper makes; with bounds of its own: other mappers, or scores."""
-
-    score: Callable[[Mapper], Tensor]
-    mappers: dict[str, Mapper] = {}  # noqa: RUF012  # never written to
-    bounds: Callable[[], dict[str, Tensor]] = dict
+def floors_of(metric: str) -> tuple[str, ...]:
+    """Name the floors that a rule has to be above. Noise is no floor where differing from image to image is asked."""
+    return tuple(name for name in FLOORS if metric != "image dependence" or name != "random map")
 
 
-def _judge(metric: str, subject: Subject, kind: str, net: nn.Module, steps: int, seed: int) -> Judge:
-    """Of one kind of unit; where pixels are put in and out, the response is that of the network that was explained."""
-    if metric == "source retrieval":
-        return Judge(partial(_retrieval, subject, kind), {"the image itself": lambda _, images: images})
-    if metric == "image dependence":
-        return Judge(partial(_dependence, subject, same_unit(subject, kind)))
-    cases = Cases(net, subject.images, subject.units[kind].channels, steps, seed)
+@dataclass(frozen=True)
+class Effort:
+    """How many images are asked where that is dear, how many are paired, in how many steps pixels go in and out."""
 
-    def score(mapper: Mapper) -> Tensor:
-        return evaluate(_method(mapper), metric, cases)
-
-    return Judge(score, bounds=partial(_ceiling, cases)) if metric == "occlusion" else Judge(score)
+    asked: int
+    paired: int
+    steps: int
+    seed: int
 
 
-def _method(mapper: Mapper) -> MapMaker:
-    """A mapper, asked for classes as `evaluate` asks."""
-    return lambda images, classes: mapper(ChosenUnits(None, classes), images)
+def scores(
+    subject: Subject, task: str, effort: Effort, pictures: Tensor | None = None
+) -> tuple[dict[str, Scored], Zeros]:
+    """Score every kind of unit, condition and rule; and, with switches, the maps that ask no network.
 
+    Args:
+        subject: The network and its images.
+        task: One of `TASKS`.
+        effort: How many images are asked.
+        pictures: Those among which the source of a map is looked for, the subject's own first.
 
-def _retrieval(subject: Subject, kind: str, mapper: Mapper) -> Tensor:
-    groups = zip(_groups(mapper(subject.units[kind], subject.images)), _groups(subject.pictures), strict=True)
-    return torch.cat([metrics.found_sources(maps, pictures) for maps, pictures in groups]).double()
-
-
-def _dependence(subject: Subject, units: ChosenUnits, mapper: Mapper) -> Tensor:
-    return torch.cat([metrics.image_dependence(maps) for maps in _groups(mapper(units, subject.images))])
-
-
-def _groups(rows: Tensor) -> tuple[Tensor, ...]:
-    """Groups of equal size, of a hundred or more; of all, where there are fewer than two hundred."""
-    return rows.tensor_split(max(1, len(rows) // GROUP))
-
-
-def _ceiling(cases: Cases) -> dict[str, Tensor]:
-    (small, drops), (large, others) = cases.drops.items()
-    return {"the other occluder": metrics.occlusion_ceiling(drops, small, others, large, cases.images)}
-
-
-# ------------------------------------------------------------------------------------- what is known to go wrong
-
-
-def failures(subject: Subject, *, seed: int) -> dict[str, dict[str, ByMapper]]:
-    """Likeness of maps that ought to differ: those of two classes, and those of different start signals.
-
-    By condition and rule, one number per image; near 1 the map does not depend on what is asked.
+    Returns:
+        The scores by metric, and how many maps were zero everywhere.
     """
-    cases = Cases(subject.net, subject.images)
-    alike: dict[str, dict[str, ByMapper]] = {"class sensitivity": {}, "signal convergence": {}}
-    for condition, (net, way) in subject.conditions.items():
-        if condition not in (WITH, subject.without):
+    few = {"image dependence": effort.paired} | dict.fromkeys(OF_CLASS, effort.asked)
+    subject = subject.first(few.get(task, len(subject.images)))
+    scored: dict[str, Scored] = {metric: {} for metric in TASKS[task]}
+    zeros: Zeros = {}
+    for kind in subject.units:
+        if task in OF_CLASS and kind.removesuffix(AFTER) != "class":
             continue
-        alike["class sensitivity"][condition] = {
-            rule: evaluate(_method(partial(maps_of, net, way, rule)), "class sensitivity", cases).tolist()
-            for rule in RULES
-        }
-        alike["signal convergence"][condition] = {
-            rule: _convergence(net, way, rule, subject, seed).tolist() for rule in RULES
-        }
-    return alike
+        judges: dict[nn.Module, Judge] = {}
+        for condition, (net, way) in conditions(subject, task).items():
+            if net not in judges:
+                judges[net] = _judge(task, subject, kind, net, effort, pictures)
+            makers: dict[str, Mapper] = {rule: partial(maps_of, net, way, rule) for rule in RULES}
+            if condition == WITH:
+                makers |= FLOORS | BESIDE
+            for name, mapper in makers.items():
+                nothing: list[Tensor] = []
+                for metric, values in judges[net](mapper, nothing).items():
+                    scored[metric].setdefault(kind, {}).setdefault(condition, {})[name] = listed(values)
+                if name in RULES:
+                    count = sum(int(each.sum()) for each in nothing)
+                    zeros.setdefault(kind, {}).setdefault(condition, {})[name] = count
+    return scored, zeros
 
 
-def _convergence(net: nn.Module, way: str, rule: str, subject: Subject, seed: int) -> Tensor:
-    rewritten = rewrite(net, rule, switches=way)
-    forward = partial(rewritten.forward_to, subject.last)
-    return torch.cat(
-        [
-            metrics.signal_convergence(metrics.maps_of_random_signals(forward, subject.images[part], SIGNALS, seed))
-            for part in batches(subject.images)
-        ]
+def listed(values: Tensor) -> list[float] | list[list[float]]:
+    """One number per image; of pairs, the rows of a symmetrical matrix below its diagonal."""
+    rows: list[Any] = values.tolist()
+    return rows if values.dim() == 1 else [row[:index] for index, row in enumerate(rows)]
+
+
+def conditions(subject: Subject, task: str) -> dict[str, tuple[nn.Module, str]]:
+    """Those that a task is asked in: all of them where that is cheap, and weights are trained."""
+    only_compared = task in OF_CLASS or RANDOM_SHARE[subject.weights] > 0
+    compared = [WITH, *subject.compared]
+    return {name: pair for name, pair in subject.conditions.items() if not only_compared or name in compared}
+
+
+def _judge(task: str, subject: Subject, kind: str, net: nn.Module, effort: Effort, pictures: Tensor | None) -> Judge:
+    """Of one kind of unit; where pixels are put in and out, the response is that of the network that is explained."""
+    if task == "sources":
+        return partial(_sources, subject, kind, subject.pictures if pictures is None else pictures)
+    if task == "image dependence":
+        return partial(_distances, subject, same_unit(subject, kind))
+    cases = Cases(net, subject.images, subject.units[kind].channels, effort.steps, effort.seed)
+    answerable = ~_evaluated(FLOORS["random map"], task, cases).isnan()
+    return partial(_of_class, task, cases, answerable)
+
+
+def _sources(subject: Subject, kind: str, pictures: Tensor, mapper: Mapper, nothing: list[Tensor]) -> dict[str, Tensor]:
+    lead = leads(subject, kind, pictures, torch.arange(len(subject.images)), mapper, nothing)
+    return {"source retrieval": (lead > FEWEST_ALIKE).double(), "source lead": lead}
+
+
+def leads(
+    subject: Subject, kind: str, pictures: Tensor, sources: Tensor, mapper: Mapper, nothing: list[Tensor]
+) -> Tensor:
+    """How much better each map fits its source than the best other picture; 0 where it is zero everywhere."""
+    maps = _noted(mapper, nothing)(subject.units[kind], subject.images)
+    parts = (
+        metrics.source_leads(some, pictures, own) for some, own in zip(maps.split(100), sources.split(100), strict=True)
     )
+    return torch.cat(list(parts))
 
 
-def cascade(subject: Subject, *, seed: int) -> list[tuple[str, ByMapper, ByMapper]]:
-    """How like its own map each rule's map of the class stays while layers are made random, from the top down.
+def _distances(subject: Subject, units: ChosenUnits, mapper: Mapper, nothing: list[Tensor]) -> dict[str, Tensor]:
+    """Of pairs; of one with a map that is zero everywhere 0."""
+    maps = _noted(mapper, nothing)(units, subject.images)
+    return {"image dependence": metrics.map_distances(maps).nan_to_num(0).cpu()}
 
-    For some layers, evenly chosen, the last one among them: rank similarity and SSIM by rule, of the network as it is.
-    """
-    units = subject.units["class"]
-    way = subject.conditions[subject.without][1]
-    own = {rule: maps_of(subject.net, way, rule, units, subject.images) for rule in RULES}
-    count = sum(1 for _ in metrics.cascade(subject.net, seed))  # gone through twice, as copies of a network are large
-    chosen = set(np.linspace(0, count - 1, min(CASCADE, count)).round().astype(int).tolist())
-    stages = []
-    for index, (layer, net) in enumerate(metrics.cascade(subject.net, seed)):
-        if index not in chosen:
-            continue
-        pairs = {rule: (own[rule], maps_of(net, way, rule, units, subject.images)) for rule in RULES}
-        rank = {rule: metrics.rank_similarity(*pair).tolist() for rule, pair in pairs.items()}
-        ssim = {rule: metrics.structural_similarity(*pair).tolist() for rule, pair in pairs.items()}
-        stages.append((layer, rank, ssim))
-    return stages
+
+def _of_class(task: str, cases: Cases, answerable: Tensor, mapper: Mapper, nothing: list[Tensor]) -> dict[str, Tensor]:
+    """Undefined where even noise has no score: where the question has no answer. Else a score without is nothing's."""
+    own = _evaluated(_noted(mapper, nothing), task, cases).nan_to_num(SHOWS_NOTHING.get(task, 0.0))
+    if task in LESS_ANOTHERS:
+        others = cases.images[another_of_the_same(cases.classes)]
+        own = own - _evaluated(lambda units, _: mapper(units, others), task, cases).nan_to_num(0.0)
+    return {task: torch.where(answerable, own, torch.nan)}
+
+
+def _evaluated(mapper: Mapper, metric: str, cases: Cases) -> Tensor:
+    """A mapper, asked for classes as `evaluate` asks."""
+    method: MapMaker = lambda images, classes: mapper(ChosenUnits(None, classes), images)  # noqa: E731
+    return evaluate(method, metric, cases)
+
+
+def another_of_the_same(classes: Tensor) -> Tensor:
+    """For each image the number of the next one of its class, round and round; of the next one, if there is none."""
+    named = classes.tolist()
+    count = len(named)
+    nexts = []
+    for index, own in enumerate(named):
+        following = [(index + step) % count for step in range(1, count)]
+        alike = (other for other in following if named[other] == own)
+        nexts.append(next(alike, (index + 1) % count))
+    return torch.tensor(nexts, device=classes.device)
+
+
+def _noted(mapper: Mapper, nothing: list[Tensor]) -> Mapper:
+    """The same, which notes of each map whether it is zero everywhere."""
+
+    def made(units: ChosenUnits, images: Tensor) -> Tensor:
+        maps = mapper(units, images)
+        nothing.append(~maps.flatten(1).any(1).cpu())
+        return maps
+
+    return made
+
+
+def donors(subject: Subject, pictures: Tensor) -> dict[str, ByMaker]:
+    """Whether a map with another image's switches is found to come from that other image, by unit and rule."""
+    if ANOTHERS not in subject.conditions:
+        return {}
+    net, way = subject.conditions[ANOTHERS]
+    sources = torch.arange(len(subject.images)).roll(1)
+    found: dict[str, ByMaker] = {}
+    for kind in subject.units:
+        makers = {rule: partial(maps_of, net, way, rule) for rule in RULES}
+        found[kind] = {
+            rule: (leads(subject, kind, pictures, sources, mapper, []) > FEWEST_ALIKE).double().tolist()
+            for rule, mapper in makers.items()
+        }
+    return found
+
+
+def tasks_of(chosen: Iterable[str]) -> list[str]:
+    """The tasks that metrics come of."""
+    wanted = set(chosen)
+    return [task for task, of_it in TASKS.items() if wanted & set(of_it)]

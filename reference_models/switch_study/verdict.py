@@ -1,78 +1,78 @@
-"""From scores to a verdict: what a rule loses without switches, how sure that is, and what it says of the claim.
-
-Nothing here knows which result is wanted: it takes numbers, one per image, and a margin.
-"""
+"""From intervals to a verdict. Nothing here knows which rule is which's friend: it takes numbers and a margin."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
+from attribkit.reference_models.switch_study.intervals import Interval
 
-from attribkit.errors import BadValue
+State = Literal["holds", "fails", "open", "cannot tell"]
+"""What intervals say of a sentence."""
 
-Scores = npt.NDArray[np.float64]
-Verdict = Literal["supported", "refuted", "undecided"]
+Verdict = Literal["refuted", "undecided", "cannot tell", "not judged", "supported"]
 
-RESAMPLES = 2000
-CONFIDENCE = 0.95
 FEWEST = 20  # images, below which an interval says nothing
+MOST_RENAMED = 25.0  # percent of the images, above which two networks are no longer one
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean over images, and where it lies in 95% of resamples of them; `undefined` images were left out."""
+def keeps(loss: Interval, margin: float, above_floors: Iterable[Interval]) -> State:
+    """Say whether a rule loses at most the margin without switches.
 
-    mean: float
-    low: float
-    high: float
-    images: int
-    undefined: int = 0
+    Args:
+        loss: What it scores with switches less what it scores without.
+        margin: How much it may lose.
+        above_floors: With switches, what it scores above each floor: where that is no more than the margin, there is
+            nothing to lose.
 
-
-def mean_interval(scores: Scores, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """The mean of one score per image, by the bootstrap over images; NaN, an undefined score, is left out and counted.
-
-    The same number of images and the same seed draw the same resamples: intervals of several scores are paired.
+    Returns:
+        Whether the sentence holds.
     """
-    known = np.asarray(scores, dtype=np.float64)
-    known = known[~np.isnan(known)]
-    undefined = len(scores) - len(known)
-    if len(known) == 0:
-        return Interval(float("nan"), float("-inf"), float("inf"), 0, undefined)
-    drawn = np.random.default_rng(seed).integers(len(known), size=(resamples, len(known)))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(known[drawn].mean(axis=1), [tail, 1 - tail])
-    return Interval(float(known.mean()), float(low), float(high), len(known), undefined)
+    if not _can_tell(above_floors, margin):
+        return "cannot tell"
+    return _sided(loss.high <= margin, loss.low > margin)
 
 
-def loss(with_switches: Scores, without: Scores, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """What a score loses when the switches go: the difference image by image."""
-    if np.shape(with_switches) != np.shape(without):
-        raise BadValue(f"{np.shape(with_switches)} scores with switches do not pair with {np.shape(without)} without")
-    return mean_interval(np.asarray(with_switches) - np.asarray(without), resamples, seed)
+def loses(loss: Interval, margin: float, above_floors: Iterable[Interval]) -> State:
+    """Say whether a rule loses more than the margin without switches; arguments are those of `keeps`."""
+    if not _can_tell(above_floors, margin):
+        return "cannot tell"
+    return _sided(loss.low > margin, loss.high <= margin)
 
 
-def verdict(guided: Interval, deconvnet: Interval, margin: float) -> Verdict:
-    """On the claim that guided backprop loses at most `margin` without switches, and the deconvnet more than that.
+def is_better(difference: Interval) -> State:
+    """Say whether one rule scores more than another: the difference of their scores is above zero."""
+    return _sided(difference.low > 0, difference.high <= 0)
 
-    "supported" where both intervals lie wholly on the claim's side, "refuted" where one lies wholly on the other.
+
+def verdict(guided: State, deconvnet: State, images: int, renamed: float = 0.0) -> Verdict:
+    """Judge the claim that guided backprop keeps what it has without switches, and that the deconvnet loses.
+
+    Args:
+        guided: What is said of the first half.
+        deconvnet: What is said of the second half.
+        images: How many images there were.
+        renamed: How many percent of the images are named differently by the network with switches.
+
+    Returns:
+        "not judged" where there are two networks, "undecided" where there are too few images, "cannot tell" where one
+        half has nothing to lose; then "refuted" where a half fails, and "supported" where both hold.
     """
-    if min(guided.images, deconvnet.images) < FEWEST:
+    if renamed > MOST_RENAMED:
+        return "not judged"
+    if images < FEWEST:
         return "undecided"
-    if guided.high <= margin and deconvnet.low > margin:
-        return "supported"
-    if guided.low > margin or deconvnet.high <= margin:
+    halves = {guided, deconvnet}
+    if "cannot tell" in halves:
+        return "cannot tell"
+    if "fails" in halves:
         return "refuted"
-    return "undecided"
+    return "supported" if halves == {"holds"} else "undecided"
 
 
-def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """Of several: refuted if any is, else undecided if any is."""
-    given = set(verdicts)
-    if not given:
-        raise BadValue("there is no verdict to choose from")
-    return next(one for one in ("refuted", "undecided", "supported") if one in given)
+def _can_tell(above_floors: Iterable[Interval], margin: float) -> bool:
+    return all(above.low > margin for above in above_floors)
+
+
+def _sided(holds: bool, fails: bool) -> State:
+    return "holds" if holds else "fails" if fails else "open"

@@ -15,9 +15,11 @@ from commands import Command
 from PIL import Image
 
 import attribkit
-from attribkit.reference_models.switch_study import figures, parts, testset, validation
+from attribkit.reference_models.switch_study import beside, eye, failures, figures, parts, testset, validation
 from attribkit.reference_models.switch_study.subjects import RANDOM_SHARE, WITH, Subject
-from attribkit.reference_models.switch_study.validation import MARGINS, OF_LOGITS, RULES
+from attribkit.reference_models.switch_study.validation import MARGINS, OF_CLASS, RULES, TASKS
+
+FEW = parts.Settings(images=10, asked=2, paired=2, compared=2, candidates=10, learnt=10, steps=2, resamples=10)
 
 
 @pytest.fixture
@@ -38,28 +40,44 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """Made-up scores on which the claim holds; says for what weights and metrics they were asked."""
     asked: list[tuple[str, str]] = []
 
-    def scores(one: Subject, metric: str, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        asked.append((one.weights, metric))
+    def scores(one: Subject, task: str, *options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        asked.append((one.weights, task))
         count = len(one.images)
         keeps, loses = [1.0] * count, [0.0] * (count - 1) + [float("nan")]
         cells = {
-            WITH: dict.fromkeys(RULES, keeps),
-            one.without: {rule: loses if rule == "deconvnet" else keeps for rule in RULES},
+            WITH: dict.fromkeys(RULES, keeps) | {"random map": loses, "centred Gaussian": [0.0] * count},
+            **{name: {rule: loses if rule == "deconvnet" else keeps for rule in RULES} for name in one.compared},
         }
-        kinds = ("class",) if metric in OF_LOGITS else ("middle", "last", "class")
-        return dict.fromkeys(kinds, cells), {kind: {"random map": loses} for kind in kinds}
+        kinds = ("class",) if task in OF_CLASS else ("middle", "last", "class")
+        zeros = {kind: {condition: dict.fromkeys(RULES, 3) for condition in cells} for kind in kinds}
+        return {metric: dict.fromkeys(kinds, cells) for metric in TASKS[task]}, zeros
 
-    def failures(one: Subject, **options: Any) -> dict[str, Any]:
-        alike = {condition: {rule: [0.5] for rule in RULES} for condition in (WITH, one.without)}
-        return {"class sensitivity": alike, "signal convergence": alike}
+    def alike(one: Subject, **options: Any) -> dict[str, Any]:
+        each = {condition: {rule: [0.5] for rule in RULES} for condition in (WITH, one.without)}
+        return {"class sensitivity": each, "signal convergence": each}
+
+    def unjudged(one: Subject, *options: Any) -> dict[str, Any]:
+        recognised = {WITH: {name: [0.5] for name in (*RULES, "random map", "the image itself")}}
+        return {"donors": {}, "lattice": {"last": {WITH: {rule: [0.25] for rule in RULES}}}, "recognised": recognised}
+
+    def steps(one: Subject, *options: Any) -> list[dict[str, Any]]:
+        found = [{rule: [value] * 4 for rule in RULES} for value in (0.0, 1.0)]
+        names = (None, "conv4")
+        return [{"layer": name, "renamed": 2.5, "found": each} for name, each in zip(names, found, strict=True)]
 
     def cascade(one: Subject, **options: Any) -> list[tuple[str, dict[str, list[float]], dict[str, list[float]]]]:
         alike = {rule: [0.25] for rule in RULES}
         return [("conv7", alike, alike)]
 
     monkeypatch.setattr(validation, "scores", scores)
-    monkeypatch.setattr(validation, "failures", failures)
-    monkeypatch.setattr(validation, "cascade", cascade)
+    monkeypatch.setattr(failures, "failures", alike)
+    monkeypatch.setattr(failures, "cascade", cascade)
+    monkeypatch.setattr(beside, "beside", unjudged)
+    monkeypatch.setattr(beside, "one_after_another", steps)
+    monkeypatch.setattr(eye, "prepared", lambda *arguments, **options: None)
+    monkeypatch.setattr(parts.subjects, "candidates", lambda loaded, tests, subject: subject.pictures)
+    facts = parts._facts
+    monkeypatch.setattr(parts, "_facts", lambda *arguments: facts(*arguments) | {"renamed": 12.5})
     monkeypatch.setattr(figures, "figures", lambda one: {"lower": (np.zeros((4, 4, 3), np.uint8), "Rows are black.")})
     return asked
 
@@ -75,7 +93,7 @@ def test_what_is_done_is_kept_and_the_same_bytes_come_again(
     """A part or a picture that was lost is made again, alone; other settings make all of them again."""
     out = folder.parent / "attribkit-out/validation"
     first = run(*words(folder))
-    every = [(weights, metric) for weights in RANDOM_SHARE for metric in MARGINS]
+    every = [(weights, task) for weights in RANDOM_SHARE for task in TASKS]
     assert (first.code, first.err, made) == (0, "", every)
     assert run(*words(folder)).out == first.out
     assert made == every
@@ -93,21 +111,36 @@ def test_the_document(run: Command, folder: Path, made: list[tuple[str, str]]) -
     document = json.loads(run(*words(folder)).out, parse_constant=pytest.fail)
     assert document["versions"]["attribkit"] == attribkit.__version__
     assert document["commit"] is None or re.fullmatch(r"[0-9a-f]{40}( with changes)?", document["commit"])
+    assert document["images"] == {"drawn": 30, "candidates": 30, "asked": 30, "paired": 30, "compared": 30}
     network = document["networks"]["strided_cnn_c"]
-    assert network["verdict"] == dict.fromkeys(MARGINS, "supported")
-    measurement = network["trained"]["measurements"][0]
-    assert measurement["losses"]["deconvnet"] == {"mean": 1, "low": 1, "high": 1, "images": 29, "undefined": 1}
+    assert network["primary"]["verdict"] == "supported"
+    assert {key: network["primary"][key] for key in ("metric", "unit", "without")} == {
+        "metric": "source retrieval",
+        "unit": "last",
+        "without": "as it is",
+    }
+    measured = network["trained"]["measurements"]
+    assert {each["metric"]: each["verdict"] for each in measured} == dict.fromkeys(MARGINS, "supported")
+    assert {each["without"] for each in measured} == {"as it is", "uniform"}
+    assert network["primary"]["losses"]["deconvnet"] == {"mean": 1, "low": 1, "high": 1, "images": 29, "undefined": 1}
+    assert network["primary"]["losses"]["guided"]["images"] == 29  # the same images
+    assert network["primary"]["difference"]["mean"] == 1
     assert {each["verdict"] for each in network["untrained"]["measurements"]} == {None}
     assert set(network["trained"]["errors"]) == {"as it is", "after strides_to_pools"}
     assert network["trained"]["errors"]["as it is"]["changed"] == 0
     assert network["layers"] == {"middle": "conv3", "last": "conv5"}
-    assert network["trained"]["bounds"][0]["means"]["random map"]["undefined"] == 1
+    assert network["trained"]["means"][0]["means"][WITH]["random map"]["images"] == 29
+    assert network["trained"]["zeros"]["grid"]["class"][WITH]["guided"] == 3
+    assert network["trained"]["recognised"][WITH]["the image itself"]["mean"] == 0.5
+    assert network["trained"]["strides"][0]["losses"]["guided"]["mean"] == 1
+    assert "strides" not in network["untrained"]
     failures = network["trained"]["failures"]
     assert failures["cascade"]["guided"][0]["layer"] == "conv7"
     assert failures["cascade"]["guided"][0]["rank"]["mean"] == 0.25
     assert failures["class sensitivity"][WITH]["guided"]["mean"] == 0.5
     assert document["pictures"] == [
         {"file": "figures/strided_cnn_c-lower.png", "caption": "strided_cnn_c. Rows are black."}
+        | {"network": "strided_cnn_c"}
     ]
     assert "model_a" in document["missing"]["model_a"]
     assert json.loads((folder.parent / "attribkit-out/validation/results.json").read_text()) == document
@@ -115,8 +148,38 @@ def test_the_document(run: Command, folder: Path, made: list[tuple[str, str]]) -
 
 def test_in_words(run: Command, folder: Path, made: list[tuple[str, str]]) -> None:
     printed = run(*words(folder)[:-1]).out
-    assert "    deconvnet own switches 1.000, as it is 0.000; loses 1.000 (1.000 to 1.000)" in printed
+    assert printed.startswith("Yes. By the source retrieval of the last layer's unit the claim is supported in 1 of 1")
+    assert "    deconvnet loses 1.000 (1.000 to 1.000)" in printed
     assert "model_a: missing: " in printed
+
+
+def test_one_thing_changed(run: Command, folder: Path, made: list[tuple[str, str]]) -> None:
+    """Some metrics only, and other margins: of all, or of one; what has been scored is not scored again."""
+    few = json.loads(run(*words(folder, "--metrics", "grid,occlusion", "--margin", "1.5")).out)
+    assert few["margins"] == {"occlusion": 1.5, "grid": 1.5}
+    assert {each["verdict"] for each in few["networks"]["strided_cnn_c"]["trained"]["measurements"]} == {"cannot tell"}
+    assert few["networks"]["strided_cnn_c"]["primary"] is None
+    assert {task for _, task in made} == {"occlusion", "grid"}
+    asked = len(made)
+    again = json.loads(run(*words(folder, "--metrics", "grid,occlusion", "--margin", "grid=0.2")).out)
+    assert again["margins"] == {"occlusion": 0.1, "grid": 0.2}
+    assert len(made) == asked
+    for wrong in (("--metrics", "gird"), ("--margin", "gird=1"), ("--margin", "much")):
+        done = run(*words(folder, *wrong))
+        assert (done.code, wrong[1].split("=")[0] in done.err) == (2, True)
+
+
+def test_every_score_of_every_image_is_in_the_table(run: Command, folder: Path, made: list[tuple[str, str]]) -> None:
+    """One line per image of each network, weights, metric, unit and condition; empty where it is undefined."""
+    run(*words(folder))
+    lines = (folder.parent / "attribkit-out/validation/scores.csv").read_text().splitlines()
+    head = "network,weights,metric,unit,condition,image,backprop,deconvnet,guided,random map,centred Gaussian,Sobel map"
+    assert lines[0] == head
+    cells = 3 * 3 * (3 * 3 + 3)  # weights, conditions, units of three metrics and of three others
+    assert len(lines) == 1 + 30 * cells
+    own = [line for line in lines if line.startswith("strided_cnn_c,trained,occlusion,class,as it is,")]
+    assert (own[0].endswith(",1,0,1,,,"), own[-1].endswith(",1,,1,,,"), len(own)) == (True, True, 30)
+    assert own[0].split(",")[5].startswith("test image ")
 
 
 def test_bad_calls_are_one_line(run: Command, folder: Path) -> None:
@@ -147,7 +210,7 @@ def test_processes_give_what_one_gives(folder: Path, tmp_path: Path) -> None:
     """The scores themselves, of few images: part by part, whoever makes them."""
     from attribkit.cli.validate import _run
 
-    settings = parts.Settings(images=10, asked=2, compared=2, steps=2, resamples=10)
+    settings = FEW
     tests = testset.read(folder).drawn(10, seed=0)
     every = parts.parts(["strided_cnn_c"], tests, settings)
     few = [part for part in every if part.task in ("facts", "occlusion")][:2]
@@ -161,15 +224,17 @@ def test_processes_give_what_one_gives(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_every_part_on_a_gpu_as_on_the_cpu(folder: Path, tmp_path: Path) -> None:
-    settings = parts.Settings(images=10, asked=10, compared=2, steps=2, resamples=10)
+    settings = replace(FEW, asked=10)
     tests = testset.read(folder).drawn(10, seed=0)
+    parts.prepare_eye(testset.read(folder), settings, tmp_path / "cpu")
+    parts.prepare_eye(testset.read(folder), settings, tmp_path / "cuda")
     documents = {}
     for device in ("cpu", "cuda"):
         every = parts.parts(["strided_cnn_c"], tests, replace(settings, device=device))
         for part in every:
             parts.run(part, tests, replace(settings, device=device), tmp_path / device)
         found = [parts.kept(part, tmp_path / device) for part in every if part.task == "occlusion"]
-        documents[device] = [document["scores"]["class"] for document in found if document is not None]
+        documents[device] = [document["scores"]["occlusion"]["class"] for document in found if document is not None]
     for one, other in zip(documents["cpu"], documents["cuda"], strict=True):
         for condition, rows in one.items():
             for rule, row in rows.items():
@@ -182,7 +247,7 @@ def test_photographs_have_no_errors_but_changes(run: Command, tmp_path: Path) ->
     for number in range(3):
         Image.fromarray(random.integers(0, 256, (40, 50, 3), np.uint8)).save(tmp_path / f"{number}.png")
     tests = testset.read(tmp_path).drawn(500, seed=0)
-    settings = parts.Settings(images=500, asked=2, compared=2, steps=2, resamples=10)
+    settings = replace(FEW, images=500)
     part = parts.parts(["strided_cnn_c"], tests, settings)[0]
     parts.run(part, tests, settings, tmp_path)
     errors = json.loads((tmp_path / "parts" / part.file).read_text())["errors"]

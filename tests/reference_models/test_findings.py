@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import csv
 import json
 import re
 import subprocess
@@ -18,7 +19,6 @@ import pytest
 import validation_page
 
 from attribkit.reference_models.switch_study import findings, plots, wording
-from attribkit.reference_models.switch_study.subjects import RANDOM_SHARE
 
 HOSTILE = 'b|<b>_x_`"'
 VERDICTS = {"source retrieval": "supported", "occlusion": "undecided", "grid": "refuted"}
@@ -27,6 +27,7 @@ CAPTION = "A <map> of [it] | here"
 BEFORE, AFTER = "# Title \n\nA `<!-- findings -->` in a line.\n", "\n\nafter, without an end"
 DOCUMENT = f"{BEFORE}<!-- findings -->\nold\n<!-- /findings -->{AFTER}"
 UNDEFINED = {"mean": None, "low": None, "high": None, "images": 0, "undefined": 37}
+RULES = ("backprop", "deconvnet", "guided")
 
 
 def made_up(*names: str) -> dict[str, Any]:
@@ -37,42 +38,66 @@ def made_up(*names: str) -> dict[str, Any]:
         mean = next(numbers) / 1000
         return {"mean": mean, "low": mean - 0.0301, "high": mean + 0.0203, "images": 500, "undefined": 0}
 
-    def by_rule() -> dict[str, Any]:
-        return {rule: interval() for rule in ("backprop", "deconvnet", "guided")}
+    def by_rule(*more: str) -> dict[str, Any]:
+        return {rule: interval() for rule in (*RULES, *more)}
 
     def by_condition(*others: str) -> dict[str, Any]:
         return {condition: by_rule() for condition in ("own switches", "uniform", *others)}
 
+    def measurement(metric: str, verdict: str | None) -> dict[str, Any]:
+        return {
+            "metric": metric,
+            "unit": "last",
+            "without": "uniform",
+            "margin": 0.1,
+            "verdict": verdict,
+            "losses": by_rule(),
+            "difference": interval(),
+            "better": interval(),
+            "above": {rule: {"random map": interval()} for rule in ("guided", "deconvnet")},
+            "sentences": {"guided keeps": "holds", "deconvnet loses": "holds", "guided is better": "open"},
+        }
+
     def weights(kind: str) -> dict[str, Any]:
         measured: dict[str, Any] = {
             "errors": {"as it is": {"error": None, "changed": 0.0}},
-            "measurements": [],
-            "bounds": [],
+            "measurements": [
+                measurement(metric, VERDICTS[metric] * (kind == "trained") or None) for metric in VERDICTS
+            ],
+            "means": [],
+            "zeros": {"grid": {"class": {"uniform": {"backprop": 0, "deconvnet": 0, "guided": 41}}}},
         }
-        for metric, verdict in VERDICTS.items():
-            which = {"metric": metric, "unit": "class"}
-            given = verdict if kind == "trained" else None
-            means = by_condition(*["center"] * (kind == "trained"))
-            measurement = {"means": means, "losses": by_rule(), "margin": 0.1, "verdict": given}
-            measured["measurements"].append(which | measurement)
-            measured["bounds"].append(which | {"means": {"random map": interval(), "Sobel map": interval()}})
+        for metric in VERDICTS:
+            cells = by_condition(*["center"] * (kind == "trained"))
+            cells["own switches"] |= {"random map": interval()}
+            measured["means"].append({"metric": metric, "unit": "last", "means": cells})
+        if kind != "upper third random":
+            recognised = by_condition()
+            recognised["own switches"] |= {"random map": interval(), "the image itself": interval()}
+            measured |= {"lattice": {"class": by_condition()}, "recognised": recognised, "donors": {"last": by_rule()}}
         if kind == "trained":
             stages = {rule: [{"layer": "c1", "rank": interval(), "ssim": interval()}] for rule in wording.RULES}
             failures = {"class sensitivity": by_condition(), "signal convergence": by_condition()}
             measured["failures"] = failures | {"cascade": stages}
+            measured["strides"] = [{"layer": "c2", "renamed": 12.5, "losses": by_rule()}]
         return measured
 
     kinds = ("trained", "untrained", "upper third random")
-    about = {"verdict": VERDICTS, "without": "uniform", "layers": {"middle": "c1", "last": "c1"}}
+    networks: dict[str, Any] = {}
+    for name in names:
+        about = {"compared": ["uniform"], "layers": {"middle": "c1", "last": "c1"}, "renamed": 0.0, "images": 500}
+        networks[name] = about | {kind: weights(kind) for kind in kinds}
+        networks[name]["primary"] = networks[name]["trained"]["measurements"][0]
     return {
-        "settings": {"images": 500, "asked": 400, "compared": 50, "steps": 10, "resamples": 2000}
-        | {"seed": 0, "device": "cpu"},
+        "settings": {"images": 500, "steps": 10, "resamples": 2000, "seed": 0, "device": "cpu"},
+        "images": {"drawn": 480, "candidates": 9000, "asked": 400, "paired": 200, "compared": 50},
         "versions": {"attribkit": "7.8.9", "torch": "2.99"},
         "commit": "0a1b2c",
         "data": {"source": "CIFAR-10 (JPEG)", "digest": "0123456789abcdef"},
         "margins": dict.fromkeys(VERDICTS, 0.1),
-        "networks": {name: about | {kind: weights(kind) for kind in kinds} for name in names},
-        "pictures": [{"file": f"figures/{names[0][0]} class.png", "caption": CAPTION}],
+        "primary": {"metric": "source retrieval", "unit": "last"},
+        "networks": networks,
+        "pictures": [{"file": f"figures/{names[0][0]} class.png", "caption": CAPTION, "network": names[0]}],
         "missing": {"model_c": "no weights, <alas>"},
     }
 
@@ -111,68 +136,125 @@ def document(tmp_path: Path) -> Path:
     return path
 
 
-def said_in_pages(results: dict[str, Any], out: Path) -> str:
-    """The verdicts, and the tables after them."""
-    verdicts, tables, _ = validation_page.pages([(results, out)])
-    return verdicts + tables
-
-
 def page_without_plots(results: dict[str, Any], out: Path) -> str:
     return re.sub("<svg.*?</svg>", "", findings.page(results, out), flags=re.DOTALL)
 
 
-def test_what_speaks_against_the_claim_is_said_first(results: dict[str, Any], out: Path) -> None:
-    for said in (findings.page(results, out).split("<body>")[1], said_in_pages(results, out)):
-        places = [
-            re.search(f"{verdict}(</span>|\\*\\*) for", said) for verdict in ("refuted", "undecided", "supported")
-        ]
-        starts = [place.start() for place in places if place]
-        assert len(starts) == 3
-        assert starts == sorted(starts)
-        assert starts[-1] < said.index("0.1")  # before any number
-        assert re.search(r"refuted\S* for\s.*a\S*net\S* \(grid\)", said)
+def outcomes(*verdicts: str) -> dict[str, Any]:
+    results = made_up(*(f"net {index}" for index in range(len(verdicts))))
+    for network, verdict in zip(results["networks"].values(), verdicts, strict=True):
+        network["primary"]["verdict"] = verdict
+    networks: dict[str, Any] = results["networks"]
+    return networks
 
 
-def test_a_verdict_that_nobody_has_is_said_to_be_nobodys(results: dict[str, Any], out: Path) -> None:
-    for network in results["networks"].values():
-        network["verdict"] = dict.fromkeys(VERDICTS, "supported")
-    assert "refuted</span> for no network" in findings.page(results, out)
-    said = said_in_pages(results, out)
-    assert "**refuted** for no network." in said
-    assert r"a\_net (every metric)," in said
+@pytest.mark.parametrize(
+    ("verdicts", "said"),
+    [
+        (
+            ["supported"],
+            "Yes. By the source retrieval of the last layer's unit the claim is supported in 1 of 1 network.",
+        ),
+        (["refuted", "refuted"], "No. By"),
+        (["refuted", "supported"], "In some networks, and not in others. By"),
+        (["supported", "undecided"], "Yes, as far as it is decided. By"),
+        (["refuted", "undecided"], "No, as far as it is decided. By"),
+        (["undecided"], "Not decided. By"),
+        (["cannot tell", "not judged"], "Not decided. By"),
+        (["cannot tell", "supported"], "Yes. By"),
+    ],
+)
+def test_the_headline_follows_from_the_primary_outcomes_whichever_way_they_fall(verdicts: list[str], said: str) -> None:
+    first, difference, better = wording.headline(outcomes(*verdicts))
+    assert first.startswith(said)
+    for verdict in set(verdicts):
+        assert f"{verdict} in {verdicts.count(verdict)}" in first
+    assert "better" not in difference
+    assert "in 0 of" in better
+
+
+def test_the_headline_counts_the_main_figure_and_the_third_sentence() -> None:
+    networks = outcomes("supported", "refuted", "not judged")
+    first, second, third = networks.values()
+    first["primary"]["difference"] |= {"mean": 0.7, "low": 0.6, "high": 0.8}
+    second["primary"]["difference"] |= {"mean": -0.2, "low": -0.3, "high": -0.1}
+    third["primary"]["difference"] |= {"mean": 0.9, "low": 0.8, "high": 1.0}  # two networks say nothing
+    first["primary"]["sentences"]["guided is better"] = "holds"
+    second["primary"]["sentences"]["guided is better"] = "fails"
+    _, difference, better = wording.headline(networks)
+    assert "more than guided backprop in 1 of 2 networks, and less in 1: from -0.200 to 0.700 more" in difference
+    assert "in 1 of 2 networks, no higher in 1, and in 0" in better
+    assert wording.headline({}) == ["The primary outcome was not asked for."]
+
+
+def test_what_speaks_against_the_claim_is_counted_first() -> None:
+    said = wording.tally(outcomes("supported", "supported"))
+    assert said == "6 comparisons, of which 2 are primary: 2 refuted, 2 undecided, 2 supported"
+
+
+@pytest.mark.parametrize(
+    ("name", "called"),
+    [
+        ("all_cnn_c", "All-CNN-C"),
+        ("model_a", "Model A"),
+        ("convpool_cnn_b=runs/convpool_cnn_b-quick-1/x.safetensors", "ConvPool-CNN-B (convpool_cnn_b-quick-1)"),
+        ("packaged:squeezenet1_1", "SqueezeNet 1.1"),
+        ("examples/efficientnet_lite0.py:build", "EfficientNet-Lite0"),
+        ("timm:resnet50", "timm:resnet50"),
+        (HOSTILE, HOSTILE),
+    ],
+)
+def test_networks_are_named_as_in_the_paper(name: str, called: str) -> None:
+    assert wording.title(name) == called
 
 
 def number(value: float) -> str:
     return f"{value:.3f}".replace("-0.000", "0.000")
 
 
+def pages(results: dict[str, Any], out: Path) -> str:
+    """The section, and the pages beside it."""
+    said, beside = validation_page.section([(results, out)])
+    return said + "".join(data.decode() for name, data in beside.items() if name.endswith(".md"))
+
+
 def test_every_measurement_is_in_the_tables(results: dict[str, Any], out: Path) -> None:
-    """The page has all of them, and the section those of trained networks, and the others' means."""
-    page, said = page_without_plots(results, out), said_in_pages(results, out)
-    assert len(list(intervals(results))) > 250
-    for one in intervals(results):
-        assert f"{number(one['mean'])} <small>{number(one['low'])} to {number(one['high'])}</small>" in page
+    """On the page, and on those that the section links to, but for floors and what is kept for verdicts."""
+    page, said = page_without_plots(results, out), pages(results, out)
     for network in results["networks"].values():
-        for measurement in (measurement for kind in RANDOM_SHARE for measurement in network[kind]["measurements"]):
-            for rule in wording.RULES:
-                own, uniform = (
-                    measurement["means"][condition][rule]["mean"] for condition in ("own switches", "uniform")
-                )
-                assert f"{number(own)} → {number(uniform)}" in said
         trained = network["trained"]
-        parts = [[measurement["losses"], measurement["means"]["center"]] for measurement in trained["measurements"]]
-        for one in intervals([*parts, trained["bounds"], trained["failures"]]):
-            assert f"{number(one['mean'])} ({number(one['low'])} to {number(one['high'])})" in said
+        measured = [[each["losses"], each["difference"], each["better"]] for each in trained["measurements"]]
+        rest = [network[kind]["lattice"] for kind in ("trained", "untrained")]
+        rest += [trained["donors"], trained["failures"]["class sensitivity"], trained["strides"][0]["losses"]]
+        means = [{rule: row["means"]["uniform"][rule] for rule in RULES} for row in trained["means"]]
+        for one in intervals([*measured, *rest, *means]):
+            ends = f"{number(one['low'])} to {number(one['high'])}"
+            assert f"{number(one['mean'])} <small>{ends}</small>" in page
+            assert f"{number(one['mean'])} ({ends})" in said
+    assert "41 by guided (grid, class, uniform)" in said
+
+
+def test_every_comparison_is_a_line_for_machines(results: dict[str, Any], out: Path) -> None:
+    _, beside = validation_page.section([(results, out)])
+    head, *lines = list(csv.reader(beside["validation/measurements.csv"].decode().splitlines()))
+    assert len(lines) == 6
+    row = dict(zip(head, lines[0], strict=True))
+    first = results["networks"]["a_net"]["trained"]["measurements"][0]
+    assert (row["network"], row["metric"], row["verdict"]) == ("a_net", "source retrieval", "supported")
+    assert float(row["difference low"]) == pytest.approx(first["difference"]["low"], abs=1e-4)
 
 
 def test_circumstances_are_said(results: dict[str, Any], out: Path) -> None:
-    for said in (findings.page(results, out), said_in_pages(results, out)):
+    """The images that there were, and not those that were asked for."""
+    for said in (findings.page(results, out), pages(results, out)):
         for each in (
             "CIFAR-10 (JPEG)",
             "0123456789abcdef",
-            "500 images",
+            "480 images",
             "400 for",
+            "200 in pairs",
             "50 where",
+            "among 9000",
             "2000 resamples",
             "seed 0",
             "attribkit 7.8.9, torch 2.99, commit 0a1b2c",
@@ -185,32 +267,30 @@ def test_circumstances_are_said(results: dict[str, Any], out: Path) -> None:
 
 def test_what_is_undefined_is_said_in_a_word(results: dict[str, Any], out: Path) -> None:
     measurement = results["networks"]["a_net"]["trained"]["measurements"][0]
-    measurement["losses"]["guided"] = measurement["means"]["uniform"]["guided"] = UNDEFINED
+    measurement["losses"]["guided"] = UNDEFINED
     measurement["losses"]["backprop"] |= {"mean": -0.0004, "undefined": 3}
     results["networks"]["a_net"]["trained"]["failures"]["cascade"]["guided"][0]["rank"] = UNDEFINED
-    page = findings.page(results, out)
+    page, said = findings.page(results, out), pages(results, out)
     assert "guided: undefined" in page.split("</svg>")[0]
     assert re.search(r"undefined\s+<small>37 undefined", page)
-    said = said_in_pages(results, out)
-    assert "→ undefined<br>undefined, 37 undefined |" in said
-    assert "0.000 (" in said
+    assert "undefined, 37 undefined |" in said
     assert ", 3 undefined |" in said
     for each in (page, said):
         assert not re.search("None|nan|-0.000", each)
 
 
 def test_names_make_no_markup(results: dict[str, Any], out: Path) -> None:
-    page, (*both, images) = findings.page(results, out), validation_page.pages([(results, out)])
-    said = "".join(both)
+    page, said = findings.page(results, out), pages(results, out)
+    _, beside = validation_page.section([(results, out)])
     for each in (page, said):
         assert "<b>_x" not in each
         assert "<map>" not in each
     assert "b|&lt;b&gt;_x_`&#34;" in page
-    assert r'## b\|&lt;b&gt;\_x\_\`"' in said
+    assert r'# b\|&lt;b&gt;\_x\_\`"' in said
     for table in re.findall(r"(?:^\|.*\n)+", said, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}) == 1
-    assert all(re.fullmatch(r"[\w.-]+", name) for name in images)
-    for name, data in images.items():
+    assert all(re.fullmatch(r"(images|validation)/[\w.-]+", name) for name in beside)
+    for name, data in beside.items():
         if name.endswith(".svg"):
             assert "aria-label" in ElementTree.fromstring(data).attrib
 
@@ -249,23 +329,32 @@ def loses(low: float, high: float, images: int = 500) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("guided", "deconvnet", "said"),
     [
-        (loses(0, 0.1), loses(0.11, 0.2), ""),
-        (loses(0.11, 0.2), loses(0.11, 0.2), "guided loses more than the margin"),
-        (loses(0, 0.2), loses(0.11, 0.2), "it is open whether guided loses more than the margin"),
-        (loses(0, 0.1), loses(0.1, 0.2), "it is open whether the deconvnet loses more than the margin"),
-        (loses(0, 0.1), loses(0, 0.1), "the deconvnet loses no more than the margin"),
-        (loses(0.2, 0.3), loses(0, 0.1, images=19), "fewer than 20 images"),
-        (UNDEFINED, loses(0.2, 0.3), "fewer than 20 images"),
+        ("holds", "holds", ""),
+        ("fails", "holds", "guided loses more than the margin"),
+        ("open", "holds", "it is open whether guided loses more than the margin"),
+        ("holds", "open", "it is open whether the deconvnet loses more than the margin"),
+        ("holds", "fails", "the deconvnet loses no more than the margin"),
+        ("fails", "fails", "guided loses more than the margin; the deconvnet loses no more than the margin"),
+        (
+            *("holds", "cannot tell"),
+            "the deconvnet has nothing to lose: with switches it is no better than the centred Gaussian",
+        ),
+        ("cannot tell", "holds", "guided has nothing to lose: with switches it is no better than the random map"),
     ],
 )
-def test_why(guided: dict[str, Any], deconvnet: dict[str, Any], said: str) -> None:
-    means = {"own switches": {"deconvnet": loses(0.5, 0.6)}}
-    measurement = {"means": means, "losses": {"guided": guided, "deconvnet": deconvnet}, "margin": 0.1}
-    bounds = {"means": {"random map": loses(0, 0.1), "Sobel map": loses(0.5, 0.7), "nothing": UNDEFINED}}
-    assert wording.why(measurement, bounds) == wording.why(measurement, None) == said
-    means["own switches"]["deconvnet"] = loses(0.05, 0.15)
-    has_nothing = "no more than" in said
-    assert ("it is no better than the random map" in wording.why(measurement, bounds)) == has_nothing
+def test_why(results: dict[str, Any], guided: str, deconvnet: str, said: str) -> None:
+    network = results["networks"]["a_net"]
+    each = network["primary"]
+    each["sentences"] = {"guided keeps": guided, "deconvnet loses": deconvnet, "guided is better": "holds"}
+    each["above"] = {
+        "guided": {"random map": loses(0, 0.1), "centred Gaussian": loses(0.5, 0.6)},
+        "deconvnet": {"random map": loses(0.2, 0.3), "centred Gaussian": loses(0, 0.1)},
+    }
+    assert wording.why(each, network) == said
+    each["better"]["images"] = 19
+    assert wording.why(each, network) == "fewer than 20 images"
+    each["verdict"], network["renamed"] = "not judged", 92.5
+    assert wording.why(each, network) == "surgery renames 92.5% of the images, more than 25%"
 
 
 def test_pictures_come_along(results: dict[str, Any], out: Path, document: Path) -> None:
@@ -273,8 +362,8 @@ def test_pictures_come_along(results: dict[str, Any], out: Path, document: Path)
     assert [(base64.b64decode(data), alt) for data, alt in found] == [(PICTURE, "A &lt;map&gt; of [it] | here")]
     validation_page.write(document, [out])
     assert (document.parent / "images" / "validation-a-class.png").read_bytes() == PICTURE
-    tables = document.with_name("validation-tables.md")
-    shown = re.findall(r"\]\(images/(.*?)\)", tables.read_text())
+    written = [document, *(document.parent / "validation").glob("*.md")]
+    shown = {name for page in written for name in re.findall(r"\]\((?:\.\./)?images/(.*?)\)", page.read_text())}
     assert sorted(shown) == sorted(path.name for path in (document.parent / "images").iterdir())
     assert len(shown) == 5  # with two plots of each network
 
@@ -282,13 +371,13 @@ def test_pictures_come_along(results: dict[str, Any], out: Path, document: Path)
 def test_only_what_is_between_the_lines_is_replaced_and_always_by_the_same(out: Path, document: Path) -> None:
     validation_page.write(document, [out])
     first = document.read_bytes()
-    assert first.startswith(f"{BEFORE}<!-- findings -->\n\nThe claim".encode())
+    assert first.startswith(f"{BEFORE}<!-- findings -->\n\n**Yes. By".encode())
     assert first.endswith(f"\n<!-- /findings -->{AFTER}".encode())
     assert b"old" not in first
-    images = {path: path.read_bytes() for path in document.parent.rglob("images/*")}
+    images = {path: path.read_bytes() for path in document.parent.rglob("*/*")}
     validation_page.write(document, [out])
     assert document.read_bytes() == first
-    assert {path: path.read_bytes() for path in document.parent.rglob("images/*")} == images
+    assert {path: path.read_bytes() for path in document.parent.rglob("*/*")} == images
 
 
 def test_the_page_is_the_same_each_time(results: dict[str, Any], out: Path) -> None:
@@ -298,11 +387,10 @@ def test_the_page_is_the_same_each_time(results: dict[str, Any], out: Path) -> N
 def test_several_runs_are_one_section(tmp_path: Path, out: Path, document: Path) -> None:
     """A network of both is an error, and so are two pictures of one name."""
     validation_page.write(document, [out, kept(tmp_path / "photographs", made_up("other"))])
-    tables = document.with_name("validation-tables.md").read_text()
-    assert all(f"## {name}" in tables for name in (r"a\_net", r"b\|", "other"))
+    assert all(f"| [{name}" in document.read_text() for name in (r"a\_net", r"b\|", "other"))
     before = document.read_bytes()
     for name in ("a_net", "another"):
-        with pytest.raises(ValueError, match=r"two of .* name (a_net|validation-a-class.png)$"):
+        with pytest.raises(ValueError, match=r"two of .* name (a_net|images/validation-a-class.png)$"):
             validation_page.write(document, [out, kept(tmp_path / name, made_up(name))])
     assert document.read_bytes() == before
 
@@ -329,7 +417,7 @@ def test_the_command(out: Path, document: Path) -> None:
     """An error is one line."""
     command = [sys.executable, validation_page.__file__, str(document), str(out)]
     assert subprocess.run(command, check=True, capture_output=True).stdout == b""
-    assert b"**refuted**" in document.read_bytes()
+    assert b"2 refuted" in document.read_bytes()
     (out / "figures" / "a class.png").unlink()
     for words in ([], [str(document)], [str(document), str(out)], [str(out / "results.json"), str(out)]):
         with pytest.raises(SystemExit, match=r"^.+$"):

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from attribkit.reference_models.provenance import digest_of_code
-from attribkit.reference_models.switch_study import parts
+from attribkit.reference_models.switch_study import parts, validation
 from attribkit.reference_models.switch_study.testset import TestSet
 
-SETTINGS = parts.Settings(images=2, asked=2, compared=2, steps=2, resamples=10)
+SETTINGS = parts.Settings(images=2, asked=2, paired=2, compared=2, candidates=2, learnt=10, steps=2, resamples=10)
+TASKS = {"facts", *validation.TASKS, *parts.BESIDE}
 TESTS = TestSet(tuple(np.zeros((2, 32, 32, 3), np.uint8)), "black")
 
 
@@ -61,20 +62,20 @@ def test_other_code_makes_every_part_stale(library: Path, file: str) -> None:
     before = keys()
     with (library / file).open("a") as source:
         source.write("\n# changed\n")
-    assert changed(before) == set(parts.TASKS)
+    assert changed(before) == TASKS
 
 
 def test_a_new_file_of_the_metrics_makes_every_part_stale(library: Path) -> None:
     before = keys()
     (library / "metrics" / "another.py").write_text("")
-    assert changed(before) == set(parts.TASKS)
+    assert changed(before) == TASKS
 
 
-@pytest.mark.parametrize("file", ["validation.py", "subjects.py", "parts.py"])
+@pytest.mark.parametrize("file", ["validation.py", "subjects.py", "parts.py", "beside.py", "eye.py"])
 def test_other_scoring_makes_every_part_stale(study: Path, file: str) -> None:
     before = keys()
     (study / file).write_text("")
-    assert changed(before) == set(parts.TASKS)
+    assert changed(before) == TASKS
 
 
 def test_the_figures_follow_from_how_they_are_drawn(library: Path, study: Path) -> None:
@@ -90,6 +91,7 @@ def test_settings_pictures_and_weights_count(monkeypatch: pytest.MonkeyPatch) ->
     before = keys()
     assert keys() == before
     assert not set(keys(replace(SETTINGS, seed=1)).values()) & set(before.values())
+    assert keys(replace(SETTINGS, resamples=20)) == before  # no score follows from it
     others = TestSet(tuple(np.ones((2, 32, 32, 3), np.uint8)), "black")
     assert not set(keys(tests=others).values()) & set(before.values())
     read = parts.subjects.read
@@ -100,7 +102,7 @@ def test_settings_pictures_and_weights_count(monkeypatch: pytest.MonkeyPatch) ->
         return loaded
 
     monkeypatch.setattr(parts.subjects, "read", with_other_weights)
-    assert changed(before) == set(parts.TASKS)
+    assert changed(before) == TASKS
 
 
 def test_a_stale_part_is_not_taken_and_a_fresh_one_is(library: Path, tmp_path: Path) -> None:
@@ -113,6 +115,11 @@ def test_a_stale_part_is_not_taken_and_a_fresh_one_is(library: Path, tmp_path: P
     (library / "metrics" / "grid.py").write_text("")
     (stale,) = (other for other in parts.parts(["strided_cnn_c"], TESTS, SETTINGS) if other.file == part.file)
     assert parts.kept(stale, tmp_path) is None
+
+
+def test_metrics_that_are_not_chosen_are_not_run() -> None:
+    few = parts.parts(["strided_cnn_c"], TESTS, SETTINGS, ["grid", "source lead"])
+    assert {part.task for part in few if part.weights == parts.TRAINED} == {"facts", "sources", "grid", *parts.BESIDE}
 
 
 def test_moving_code_from_one_file_to_the_next_changes_its_digest(tmp_path: Path) -> None:
