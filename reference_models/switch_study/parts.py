@@ -209,7 +209,7 @@ def _facts(subject: Subject, labels: Tensor | None) -> dict[str, Any]:
     Percent of the images: those named wrongly, where it is known what is on them, and those named differently than by
     the net as it is.
     """
-    own = subject.units["class"].channels.cpu()
+    own = Cases(subject.net, subject.images).classes.cpu()
     named = {"as it is": own}
     if subject.pooled is not None:
         named["after strides_to_pools"] = Cases(subject.pooled, subject.images).classes.cpu()

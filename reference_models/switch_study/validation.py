@@ -67,13 +67,13 @@ Mapper = Callable[[ChosenUnits, Tensor], Tensor]
 Judge = Callable[[Mapper, list[Tensor]], dict[str, Tensor]]
 """Gives the scores of the maps that a mapper makes, by metric; and adds, of each, whether it is zero everywhere."""
 
-FLOORS: Mapping[str, Mapper] = {
+FLOORS: dict[str, Mapper] = {
     "random map": lambda _, images: metrics.random_maps(images),
     "centred Gaussian": lambda _, images: metrics.centred_gaussian_maps(images),
 }
 """Maps that know neither image nor network."""
 
-BESIDE: Mapping[str, Mapper] = {"Sobel map": lambda _, images: metrics.sobel_maps(images)}
+BESIDE: dict[str, Mapper] = {"Sobel map": lambda _, images: metrics.sobel_maps(images)}
 
 
 def floors_of(metric: str) -> tuple[str, ...]:
