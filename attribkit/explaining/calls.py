@@ -39,6 +39,20 @@ def address(model: nn.Module, layer: str) -> Address:
     raise BadValue(f"no layer {layer!r} in {type(model).__name__}; the nearest: {', '.join(near)}")
 
 
+def check_layer(model: nn.Module, layer: str) -> None:
+    """Raise unless `layer` is the path of a module, for those who look at a layer's first call only.
+
+    Args:
+        model: Whose layer it is.
+        layer: The path of a module.
+
+    Raises:
+        BadValue: The model has no module of this name, or one of its calls is named.
+    """
+    if address(model, layer)[1] is not None:
+        raise BadValue(f"{layer!r} names one call of a layer; here its first call is looked at: leave the number out")
+
+
 def calls(net: Rewritten, path: str, images: Tensor) -> int:
     """How many times a forward pass calls a module, as far as it comes."""
     found = 0

@@ -15,8 +15,9 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from attribkit.errors import BadType, BadValue, FileError
+from attribkit.explaining.calls import check_layer
 from attribkit.explaining.explainer import Model
-from attribkit.explaining.targets import as_channels, check_layer
+from attribkit.explaining.targets import as_channels
 from attribkit.files import write_whole
 from attribkit.studies.incremental import Patches, Runner, summed
 from attribkit.studies.occlusion_fills import Fill, filling

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from attribkit.engine.rewriting import Stop
 from attribkit.engine.shadow import TAKEN, Taken, shadow
 from attribkit.errors import BadType, BadValue
-from attribkit.explaining.targets import check_layer
+from attribkit.explaining.calls import check_layer
 
 
 class Truncated:

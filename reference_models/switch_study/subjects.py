@@ -144,7 +144,7 @@ def prepared(
     subject = made(network, weights, net, images.to(device), pictured.to(device))
     if not share:
         return subject
-    trained = loaded.model.to(device, memory_format=torch.channels_last)
+    trained = loaded.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     layers = {"middle": subject.middle, "last": subject.last}
     same = {kind for kind, layer in layers.items() if _answers_alike(net, trained, layer, subject.images[:1])}
     return replace(subject, left_out=frozenset(same))
