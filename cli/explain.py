@@ -217,6 +217,7 @@ def _facts(loaded: LoadedModel) -> dict[str, str]:
     return {
         "command": shlex.join(["attribkit", *sys.argv[1:]]),
         "model": loaded.name,
+        "weights": f"{loaded.weights}, sha256 {loaded.digest}",
         "attribkit": __version__,
         "torch": str(torch.__version__),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,15 +79,23 @@ class Files:
         elif ending != "html":
             for method, result in answer.results.items():
                 path = self._path(f"{answer.stem}.{method}.{ending}")
-                result.save(path)
+                replace(result, about=self._about(answer)).save(path)
                 yield path
+
+    def _about(self, answer: Answer) -> dict[str, str]:
+        """Where a result comes from, for whoever finds the file alone."""
+        return {"image": answer.source.path, **self.facts}
 
     def _picture(self, answer: Answer) -> Path:
         from attribkit.report import pictures
         from attribkit.report.panel import panel
 
         path = self._path(f"{answer.stem}.png")
-        pictures.write_png(path, _stacked([panel(shown, self.view) for shown in answer.shown()]))
+        foot = [
+            f"{self.facts['model']}, weights {self.facts['weights']}; switches {', '.join(answer.question.switches)}"
+        ]
+        panels = [panel(shown, self.view, foot=foot) for shown in answer.shown()]
+        pictures.write_png(path, _stacked(panels), self._about(answer))
         return path
 
 
@@ -121,11 +129,11 @@ def cautions(answer: Answer) -> list[str]:
     """What a reader should know before believing the maps of an answer."""
     from attribkit.report.shown import caution
 
-    found = [caution(unit, answer.results) for unit in answer.units]
+    said = [f"caution: {text}" for unit in answer.units if (text := caution(unit, answer.results))]
     met = [site for result in answer.results.values() for site in result.sites if site.calls]
-    if len(answer.question.switches) > 1 and not any(site.kind == "pool" for site in met):
-        found.append("no max-pool lies below, so that switches change nothing")
-    return [f"note: {text}" for text in dict.fromkeys(found) if text]
+    if list(answer.question.switches) != ["own"] and not any(site.kind == "pool" for site in met):
+        said.append("note: no max-pool lies below, so that switches change nothing")
+    return list(dict.fromkeys(said))
 
 
 def _unit_in_words(answer: Answer, unit: Unit) -> str:

@@ -8,7 +8,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +51,7 @@ class Attribution:
         model: The model's name, or that of its class.
         sites: Every activation, max-pool and norm, and what the rule did there.
         settings: The other options of the explanation.
+        about: Where it comes from, as far as it was said: the image, the weights, the command.
     """
 
     values: Tensor
@@ -59,6 +60,7 @@ class Attribution:
     model: str
     sites: tuple[Site, ...]
     settings: Mapping[str, Any]
+    about: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.values.ndim == 0 or len(self.values) != len(self.units):
@@ -186,6 +188,7 @@ class Attribution:
             "method": self.method,
             "model": self.model,
             "settings": _plain(self.settings, "settings"),
+            "about": dict(self.about),
             "shape": list(self.values.shape),
             "dtype": str(self.values.dtype).removeprefix("torch."),
             "units": [_plain(asdict(unit), "unit") for unit in self.units],
@@ -250,6 +253,7 @@ class Attribution:
             model=manifest["model"],
             sites=tuple(Site(**_tupled(site)) for site in manifest["sites"]),
             settings=manifest["settings"],
+            about=manifest.get("about", {}),
         )
 
 

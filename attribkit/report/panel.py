@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -22,7 +22,9 @@ COLOURS = {
 }
 
 
-def panel(shown: Shown, view: str = "classic", strengths: Mapping[str, float] | None = None) -> Picture:
+def panel(
+    shown: Shown, view: str = "classic", strengths: Mapping[str, float] | None = None, foot: Sequence[str] = ()
+) -> Picture:
     """The picture with the unit's box, then the map of each method, each under its name and its full strength.
 
     Where the unit sees only part of the picture, a second row shows that part of each, enlarged by whole pixels. A
@@ -33,6 +35,7 @@ def panel(shown: Shown, view: str = "classic", strengths: Mapping[str, float] | 
         view: How to draw maps, as for `attribkit.report.pictures.picture`.
         strengths: The full strength of each method, such as `common_strengths` of all that is shown together. Without
             it each map has its own scale.
+        foot: Lines to stand at the end.
 
     Returns:
         H x W x 3 bytes.
@@ -41,8 +44,8 @@ def panel(shown: Shown, view: str = "classic", strengths: Mapping[str, float] | 
     maps = [pictures.picture(values, view, strengths[method]) for method, values in shown.maps.items()]
     several_ways = len(set(map(rule_of, shown.maps))) < len(shown.maps)
     rows = (_compared if several_ways else _in_a_row)(shown, maps, strengths)
-    foot = [COLOURS[view], *(f"{', '.join(methods)}: {report}" for report, methods in shown.reports.items())]
-    return sheet(shown.name, shown.summary, rows, foot)
+    reports = (f"{', '.join(methods)}: {report}" for report, methods in shown.reports.items())
+    return sheet(shown.name, shown.summary, rows, [COLOURS[view], *reports, *foot])
 
 
 def _in_a_row(shown: Shown, maps: list[Picture], strengths: Mapping[str, float]) -> list[Row]:

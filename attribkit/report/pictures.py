@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import math
 import os
+import struct
+import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -260,11 +263,12 @@ def _drawable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def encode_png(rgb: Picture) -> bytes:
+def encode_png(rgb: Picture, about: Mapping[str, str] | None = None) -> bytes:
     """A picture as the bytes of a PNG file, without loss; the same picture gives the same bytes.
 
     Args:
         rgb: H x W x 3 bytes.
+        about: What the file says of itself, as texts under keywords.
 
     Returns:
         The bytes of the file.
@@ -277,17 +281,29 @@ def encode_png(rgb: Picture) -> bytes:
     done, encoded = cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]), smaller)
     if not done:
         raise BadValue(f"OpenCV could not encode a picture of {rgb.shape}")
-    return bytes(encoded)
+    start, rest = bytes(encoded[:_HEADER]), bytes(encoded[_HEADER:])
+    return start + b"".join(_text_chunk(*said) for said in (about or {}).items()) + rest
 
 
-def write_png(path: str | os.PathLike[str], rgb: Picture) -> None:
+# The signature of a PNG file and its first chunk, after which texts may stand.
+_HEADER = 33
+
+
+def _text_chunk(keyword: str, text: str) -> bytes:
+    """A PNG chunk of text, uncompressed, in no language."""
+    data = b"iTXt" + keyword.encode("latin1") + b"\0\0\0\0\0" + text.encode("utf-8", "backslashreplace")
+    return struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+
+
+def write_png(path: str | os.PathLike[str], rgb: Picture, about: Mapping[str, str] | None = None) -> None:
     """A picture as a PNG file, written whole or not at all.
 
     Args:
         path: The file; its folder is made where there is none.
         rgb: H x W x 3 bytes.
+        about: What the file says of itself, as texts under keywords.
 
     Raises:
         FileError: It cannot be written.
     """
-    write_whole(path, encode_png(rgb))
+    write_whole(path, encode_png(rgb, about))

@@ -535,6 +535,7 @@ def test_without_a_max_pool_switches_change_nothing_and_this_is_said(run: Comman
     words = ("explain", CAT, "--model", "all_cnn_c", "-w", "none", "--layer", "conv2", "--switches")
     note = "note: no max-pool lies below, so that switches change nothing"
     assert note in run(*words, "own,uniform").out
+    assert note in run(*words, "center").out
     assert note not in run(*words, "own").out
 
 
