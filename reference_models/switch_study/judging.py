@@ -78,8 +78,9 @@ def measured(
         "deconvnet loses": loses(losses["deconvnet"], margin, above["deconvnet"].values()),
         "guided is better": is_better(better),
     }
-    outcome = verdict(sentences["guided keeps"], sentences["deconvnet loses"], better.images, renamed)
     difference = of_difference(lost["deconvnet"], lost["guided"])
+    halves = sentences["guided keeps"], sentences["deconvnet loses"]
+    outcome = verdict(*halves, difference, margin, better.images, renamed)
     return Measurement(
         metric, unit, without, margin, losses, difference, better, above, sentences, outcome
     )  # fmt: skip

@@ -45,18 +45,23 @@ def is_better(difference: Interval) -> State:
     return _sided(difference.low > 0, difference.high <= 0)
 
 
-def verdict(guided: State, deconvnet: State, images: int, renamed: float = 0.0) -> Verdict:
+def verdict(
+    guided: State, deconvnet: State, difference: Interval, margin: float, images: int, renamed: float = 0.0
+) -> Verdict:
     """Judge the claim that guided backprop keeps what it has without switches, and that the deconvnet loses.
 
     Args:
         guided: What is said of the first half.
         deconvnet: What is said of the second half.
+        difference: The deconvnet's loss less guided's: losses on either side of a margin may be close to each other.
+        margin: How much they have to differ.
         images: How many images there were.
         renamed: How many percent of the images are named differently by the network with switches.
 
     Returns:
         "not judged" where there are two networks, "undecided" where there are too few images, "cannot tell" where one
-        half has nothing to lose; then "refuted" where a half fails, and "supported" where both hold.
+        half has nothing to lose; then "refuted" where a half fails, and "supported" where both hold and the losses
+        differ by more than the margin.
     """
     if renamed > MOST_RENAMED:
         return "not judged"
@@ -67,7 +72,7 @@ def verdict(guided: State, deconvnet: State, images: int, renamed: float = 0.0) 
         return "cannot tell"
     if "fails" in halves:
         return "refuted"
-    return "supported" if halves == {"holds"} else "undecided"
+    return "supported" if halves == {"holds"} and difference.low > margin else "undecided"
 
 
 def _can_tell(above_floors: Iterable[Interval], margin: float) -> bool:

@@ -23,6 +23,9 @@ def between(low: float, high: float) -> Interval:
     return Interval((low + high) / 2, low, high, 500)
 
 
+APART = between(0.3, 0.5)
+
+
 @pytest.mark.parametrize(
     ("loss", "kept", "lost"),
     [
@@ -67,18 +70,27 @@ def test_better_is_above_zero(difference: Interval, said: State) -> None:
     ],
 )
 def test_the_verdict_follows_the_sentences(guided: State, deconvnet: State, expected: Verdict) -> None:
-    assert verdict(guided, deconvnet, 500) == expected
+    assert verdict(guided, deconvnet, APART, MARGIN, 500) == expected
+
+
+def test_losses_that_are_close_to_each_other_support_nothing() -> None:
+    """Though one is below the margin and the other above it."""
+    guided, deconvnet, difference = between(0.074, 0.082), between(0.112, 0.121), between(0.032, 0.044)
+    halves = keeps(guided, MARGIN, [HIGH_ABOVE]), loses(deconvnet, MARGIN, [HIGH_ABOVE])
+    assert halves == ("holds", "holds")
+    assert verdict(*halves, difference, MARGIN, 500) == "undecided"
+    assert verdict(*halves, between(0.1, 0.3), MARGIN, 500) == "undecided"
 
 
 def test_few_images_decide_nothing() -> None:
     """However clear they look."""
-    assert verdict("holds", "holds", FEWEST - 1) == "undecided"
-    assert verdict("fails", "holds", FEWEST - 1) == "undecided"
-    assert verdict("holds", "holds", FEWEST) == "supported"
+    assert verdict("holds", "holds", APART, MARGIN, FEWEST - 1) == "undecided"
+    assert verdict("fails", "holds", APART, MARGIN, FEWEST - 1) == "undecided"
+    assert verdict("holds", "holds", APART, MARGIN, FEWEST) == "supported"
 
 
 def test_two_networks_are_not_judged() -> None:
     """Above a quarter of the images renamed, whatever the sentences say."""
-    assert verdict("holds", "holds", 500, renamed=25.0) == "supported"
+    assert verdict("holds", "holds", APART, MARGIN, 500, renamed=25.0) == "supported"
     for guided in ("holds", "fails", "cannot tell"):
-        assert verdict(guided, "holds", 500, renamed=25.1) == "not judged"
+        assert verdict(guided, "holds", APART, MARGIN, 500, renamed=25.1) == "not judged"
