@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -56,8 +56,14 @@ class Answer:
 
     @property
     def stem(self) -> str:
-        """What its files are called."""
-        return self.source.stem if self.layer is None else f"{self.source.stem}.{self.layer}"
+        """What its files are called: the image, and what was asked for beyond the usual."""
+        question = self.question
+        if self.layer is None:
+            parts = [_counted("class-", question.classes)]
+        else:
+            at = _counted("at-", question.at) if not isinstance(question.at, str) else question.at.replace("max", "")
+            parts = [f"{self.layer}{_counted('-', question.channels)}", at]
+        return ".".join([self.source.stem, *filter(None, parts)])
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -212,6 +218,16 @@ class Respondent:
         if not labels or not isinstance(logits, torch.Tensor) or logits.shape != (images, len(labels)):
             return [""] * images
         return [_in_words(row, labels) for row in logits]
+
+
+def _counted(name: str, numbers: Sequence[int] | None) -> str:
+    """Numbers in a file's name: not more than a few of them."""
+    if not numbers:
+        return ""
+    return name + (",".join(map(str, numbers)) if len(numbers) <= _FEW else f"{len(numbers)}-units")
+
+
+_FEW = 6
 
 
 def column_in_words(name: str, way: str) -> str:

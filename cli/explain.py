@@ -115,6 +115,7 @@ VIEWS = ("classic", "signed", "absolute", "positive")
     callback=options.joined,
     help=f"One or more of {', '.join(results.FORMATS)}.  [default: png]",
 )
+@click.option("--force", is_flag=True, help="Overwrite files that hold something else.")
 @options.device
 @options.as_json
 @options.quiet
@@ -127,6 +128,7 @@ def command(
     out: Path,
     formats: str,
     view: str,
+    force: bool,
     as_json: bool,
     quiet: bool,
     **asked: Any,
@@ -149,7 +151,7 @@ def command(
     pictures = given_images(images)
     loaded = options.loaded(model, weights, device)
     question = _question(loaded, **asked)
-    files = results.Files(out, wanted, view, _facts(loaded))
+    files = results.Files(out, wanted, view, _facts(loaded), force)
     files.check(len(pictures) * len(question.layers), len(list(question.columns())))
     explain_all(pictures, Respondent(loaded, question), files, as_json, quiet)
 

@@ -43,7 +43,7 @@ METHODS = ("guided", "deconvnet", "backprop")
 @options.size
 @click.option(
     "--out", "-o", type=click.Path(path_type=Path), envvar="ATTRIBKIT_OUT", default=Path("attribkit-out/gallery"),
-    show_default=True, help="A folder: the same command goes on with what is there.",
+    show_default=True, help="A folder; the same command, run again, does the rest.",
 )  # fmt: skip
 @click.option("--format", "-f", "formats", default="html", show_default=True, help=f"Of {', '.join(FORMATS)}.")
 @click.option("--force", is_flag=True, help="Start again where --out holds another gallery.")
@@ -147,7 +147,7 @@ def galleries(loaded: LoadedModel, asked: dict[str, Any], engine: Any, watch: Wa
     try:
         return gallery(loaded, engine=engine, watch=watch, **asked)
     except KeyboardInterrupt:
-        raise click.ClickException(f"stopped; the same command goes on with what is in {asked['out']}") from None
+        raise click.ClickException(f"stopped; run the same command again to do the rest, in {asked['out']}") from None
 
 
 def facts(loaded: LoadedModel, gallery: Gallery) -> dict[str, str]:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from attribkit.errors import FileError
+
 if TYPE_CHECKING:
     from attribkit import Unit
     from attribkit.cli.answers import Answer
@@ -44,6 +46,7 @@ class Files:
     formats: list[str]
     view: str
     facts: dict[str, str]
+    force: bool = False
     waiting: list[Shown] = field(default_factory=list)
 
     def check(self, answers: int, methods: int) -> None:
@@ -63,24 +66,31 @@ class Files:
         """Write the page that shows all answers."""
         if not self.waiting:
             return []
-        from attribkit.files import write_whole
         from attribkit.report.page import page
 
-        path = self._path("explain.html")
-        write_whole(path, page(self.waiting, self.facts))
-        return [path]
+        return [self._placed("explain.html", page(self.waiting, self.facts))]
 
-    def _path(self, name: str) -> Path:
-        return self.out if _names_a_file(self.out) else self.out / name
+    def _placed(self, name: str, data: bytes) -> Path:
+        """Write a file. Another content is not lost: the new one gets a number, or is refused where it cannot."""
+        from attribkit.files import write_whole
+
+        one = _names_a_file(self.out)
+        path, number = self.out if one else self.out / name, 2
+        while not self.force and path.is_file() and path.read_bytes() != data:
+            if one:
+                raise FileError(f"{path} is there already and holds something else: --force overwrites it")
+            path, number = self.out / f"{Path(name).stem}-{number}{Path(name).suffix}", number + 1
+        if not path.is_file() or self.force:
+            write_whole(path, data)
+        return path
 
     def _written(self, answer: Answer, ending: str) -> Iterator[Path]:
         if ending == "png":
             yield self._picture(answer)
         elif ending != "html":
             for method, result in answer.results.items():
-                path = self._path(f"{answer.stem}.{method}.{ending}")
-                replace(result, about=self._about(answer)).save(path)
-                yield path
+                name = f"{answer.stem}.{method}.{ending}"
+                yield self._placed(name, replace(result, about=self._about(answer)).encoded(name))
 
     def _about(self, answer: Answer) -> dict[str, str]:
         """Where a result comes from, for whoever finds the file alone."""
@@ -90,13 +100,11 @@ class Files:
         from attribkit.report import pictures
         from attribkit.report.panel import panel
 
-        path = self._path(f"{answer.stem}.png")
         foot = [
             f"{self.facts['model']}, weights {self.facts['weights']}; switches {', '.join(answer.question.switches)}"
         ]
         panels = [panel(shown, self.view, foot=foot) for shown in answer.shown()]
-        pictures.write_png(path, _stacked(panels), self._about(answer))
-        return path
+        return self._placed(f"{answer.stem}.png", pictures.encode_png(_stacked(panels), self._about(answer)))
 
 
 def _stacked(pictures: list[Any]) -> Any:

@@ -80,14 +80,14 @@ def command(
     settings = _settings(quick, images, seed, str(options.torch_device(device)), labelled=read.labels is not None)
     lacking = parts.missing(names)
     if len(lacking) == len(names):
-        raise click.ClickException("; ".join(lacking.values()) or "--models names none")
+        raise click.ClickException("; ".join(lacking.values()) or "--models names no network")
     tests = read.drawn(settings.images, seed, settings.candidates)
     every = parts.parts([name for name in names if name not in lacking], tests, settings, margins)
     try:
         parts.prepare_eye(read, settings, out)
         _run(every, tests, settings, out, workers, quiet or as_json)
     except KeyboardInterrupt:
-        raise click.ClickException("stopped; the same command goes on with what is not done") from None
+        raise click.ClickException("stopped; run the same command again to do the rest") from None
     documents = {part: _kept(part, out) for part in every}
     results = document.results(documents, tests, settings, margins, lacking)
     text = json.dumps(results, indent=2)

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attribkit.adapters.images import ENDINGS, ImageError, read_image
+from attribkit.adapters.images import ENDINGS, ImageError, decode_image, read_image
 from attribkit.errors import BadValue
-from attribkit.studies.packed import decoded
+from attribkit.studies.packed import JPEG, decoded
 
 
 class DataError(BadValue):
@@ -138,13 +138,20 @@ def _packed(path: Path) -> Data:
     return Data(Split(images[train], labels[train]), Split(images[~train], labels[~train]), classes, "CIFAR-10 (JPEG)")
 
 
+def _picture(data: np.ndarray[Any, Any], name: str) -> np.ndarray[Any, Any]:
+    """One picture of a packed file: a JPEG the quick way, of which there are many; any other as images are read."""
+    if data[:3].tobytes() != JPEG:
+        return decode_image(data.tobytes(), name)
+    try:
+        return decoded(data, name)
+    except BadValue as error:
+        raise ImageError(str(error)) from None
+
+
 def _decoded(jpeg: np.ndarray[Any, Any], offsets: np.ndarray[Any, Any], path: Path) -> Tensor:
     pictures: np.ndarray[Any, Any] | None = None
     for index, (start, end) in enumerate(itertools.pairwise(offsets)):
-        try:
-            picture = decoded(jpeg[start:end], f"{path}: image {index}")
-        except BadValue as error:
-            raise ImageError(str(error)) from None
+        picture = _picture(jpeg[start:end], f"{path}: image {index}")
         if pictures is None:
             pictures = np.empty((len(offsets) - 1, *picture.shape), np.uint8)
         if picture.shape != pictures.shape[1:]:

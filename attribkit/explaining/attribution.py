@@ -136,6 +136,21 @@ class Attribution:
             BadValue: The ending is none of these, or a map cannot be drawn.
             FileError: The file cannot be written.
         """
+        write_whole(path, self.encoded(path, view=view))
+
+    def encoded(self, path: str | os.PathLike[str], *, view: str = "classic") -> bytes:
+        """What `save` would write.
+
+        Args:
+            path: The file's name; its ending names the format.
+            view: How a `.png` shows maps.
+
+        Returns:
+            The bytes of the file.
+
+        Raises:
+            BadValue: The ending is none of those that `save` takes, or a map cannot be drawn.
+        """
         ending = Path(path).suffix.lower()
         if ending == ".html":
             raise BadValue(
@@ -145,14 +160,12 @@ class Attribution:
         if ending not in (".png", ".npz", ".safetensors", ".json"):
             raise BadValue(f"{path}: a result is saved as {_WRITTEN}: give the file one of these endings")
         if ending == ".png":
-            data = self._png(view)
-        elif ending == ".npz":
-            data = npz(values=_array(self.values), manifest=np.array(_json(self.manifest())))
-        elif ending == ".safetensors":
-            data = self._safetensors()
-        else:
-            data = f"{_json(self.manifest(), indent=2)}\n".encode()
-        write_whole(path, data)
+            return self._png(view)
+        if ending == ".npz":
+            return npz(values=_array(self.values), manifest=np.array(_json(self.manifest())))
+        if ending == ".safetensors":
+            return self._safetensors()
+        return f"{_json(self.manifest(), indent=2)}\n".encode()
 
     def picture(self, *, view: str = "classic") -> Image:
         """The map as a picture, or a grid of all of them.

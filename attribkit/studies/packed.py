@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from attribkit.errors import BadValue
 
-_END = b"\xff\xd9"
+JPEG, _END = b"\xff\xd8\xff", b"\xff\xd9"
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ def decoded(jpeg: npt.NDArray[np.uint8], name: str) -> npt.NDArray[np.uint8]:
     import cv2
 
     data = jpeg.tobytes()
-    if not data.startswith(b"\xff\xd8\xff"):
+    if not data.startswith(JPEG):
         raise BadValue(f"{name} is not an image: a packed file holds JPEGs")
     if data.rfind(_END) < 0:
         raise BadValue(f"{name} is cut off: the end of the JPEG is missing")

@@ -65,3 +65,45 @@ def test_texts_of_a_picture_are_read_back(text: str, tmp_path: Path) -> None:
     with Image.open(path) as image:
         assert image.text == {"image": text.replace("\udc80", r"\udc80"), "model": "m"}
         assert image.size == (3, 2)
+
+
+def test_what_is_there_is_not_overwritten_by_something_else(run: Command, tmp_path: Path) -> None:
+    """A file of another model or image gets a number; the same again is not written twice."""
+    words = ("explain", CAT, "--method", "guided", "--format", "png,npz,html", "--out", "out", "--model")
+    first = run(*words, "all_cnn_c")
+    names = ["cat.guided.npz", "cat.png", "explain.html"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    before = {name: (tmp_path / "out" / name).read_bytes() for name in names}
+    assert run(*words, "strided_cnn_c").code == 0
+    assert run(*words, "all_cnn_c").out.splitlines()[:-2] == first.out.splitlines()[:-2]
+    numbered = ["cat-2.png", "cat.guided-2.npz", "cat.guided.npz", "cat.png", "explain-2.html", "explain.html"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == numbered
+    assert {name: (tmp_path / "out" / name).read_bytes() for name in names} == before
+    assert run(*words, "strided_cnn_c", "--force").code == 0
+    assert (tmp_path / "out" / "cat.png").read_bytes() != before["cat.png"]
+    assert len(list((tmp_path / "out").iterdir())) == 6
+
+
+def test_a_file_that_was_named_is_not_overwritten_by_something_else(run: Command, tmp_path: Path) -> None:
+    words = ("explain", CAT, "--model", "all_cnn_c", "--out", "mine.png")
+    assert run(*words).code == run(*words).code == 0
+    before = (tmp_path / "mine.png").read_bytes()
+    refused = run(*words, "--layer", "conv3")
+    assert (refused.code, "mine.png is there already and holds something else: --force" in refused.err) == (1, True)
+    assert (tmp_path / "mine.png").read_bytes() == before
+    assert run(*words, "--layer", "conv3", "--force").code == 0
+
+
+def test_units_of_one_layer_have_files_of_their_own(run: Command, tmp_path: Path) -> None:
+    """And so have classes; what is usual stays short."""
+    layer = ("--layer", "conv3")
+    for asked in (
+        (),
+        layer,
+        (*layer, "--channel", "7"),
+        (*layer, "--channel", "7,9", "--at", "2,3"),
+        ("--class", "cat"),
+    ):
+        assert run("explain", CAT, "--model", "all_cnn_c", "--out", "out", *asked).code == 0
+    names = ["cat.class-3.png", "cat.conv3-7,9.at-2,3.png", "cat.conv3-7.png", "cat.conv3.png", "cat.png"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
