@@ -46,9 +46,9 @@ def source_leads(maps: Tensor, images: Tensor, sources: Tensor | None = None) ->
         raise BadValue(f"{len(maps)} maps and {len(images)} images: say in sources= which image each comes from")
     own = torch.arange(len(maps)) if sources is None else torch.as_tensor(sources)
     if own.shape != (len(maps),) or own.dtype not in (torch.int32, torch.int64):
-        raise BadValue(f"sources are {len(maps)} numbers of images, one per map, not {own.dtype} of {tuple(own.shape)}")
+        raise BadValue(f"sources are {len(maps)} image numbers, one per map, not {own.dtype} of {tuple(own.shape)}")
     if bool(((own < 0) | (own >= len(images))).any()):
-        raise BadValue(f"sources are numbers of images, 0 to {len(images) - 1}")
+        raise BadValue(f"sources are image numbers from 0 to {len(images) - 1}")
     fits = source_correlations(maps, images).nan_to_num(0)
     own = own.to(fits.device).long()[:, None]
     return fits.gather(1, own)[:, 0] - fits.scatter(1, own, 0).amax(1)

@@ -28,13 +28,28 @@ BANDS = tuple(f"p{quantile * 100:g}" for quantile in QUANTILES for _ in range(EX
 
 
 def grouped(gallery: Gallery) -> list[range]:
-    """Rows of a gallery, sixteen at a time."""
+    """Part the rows of a gallery, sixteen at a time.
+
+    Args:
+        gallery: Whose rows.
+
+    Returns:
+        The rows of each group.
+    """
     rows = len(gallery.channels)
     return [range(start, min(start + GROUP, rows)) for start in range(0, rows, GROUP)]
 
 
 def projected(gallery: Gallery, rows: Sequence[int]) -> list[list[Projection]]:
-    """The winners of some rows, all projected at once."""
+    """Project the winners of some rows, all at once.
+
+    Args:
+        gallery: Whose winners.
+        rows: Which of its channels, by their places in `gallery.channels`.
+
+    Returns:
+        For each row the projections, the strongest winner first.
+    """
     places = [gallery.places(row) for row in rows]
     every = iter(gallery.projector([place for row in places for place in row]))
     return [[next(every) for _ in row] for row in places]
@@ -53,7 +68,17 @@ class Look:
 
 
 def write_page(gallery: Gallery, folder: Path, facts: Mapping[str, str], watch: Watch) -> Path:
-    """The page in a folder of its own; sheets that are there and are of these winners are not made again."""
+    """Write a page in a folder of its own; sheets that are there and show these winners are not made again.
+
+    Args:
+        gallery: What to show.
+        folder: Of the page; made if it is missing.
+        facts: How the gallery was made, for the page's foot.
+        watch: Shows progress.
+
+    Returns:
+        The file to open.
+    """
     boxes = _boxes(gallery)
     most = sum(len(of_row["w"]) * 2 + len(of_row["b"]) for of_row in boxes)
     every = [tuple(box) for of_row in boxes for kind in ("w", "b") for box in of_row[kind]]
@@ -173,7 +198,16 @@ _BLOCKS, _LEAST, _MARGIN = 3, 72, 24
 
 
 def write_png(gallery: Gallery, path: Path, watch: Watch) -> list[Path]:
-    """The paper's sheet: for each channel its maps beside its patches. A file for sixteen channels."""
+    """Write the paper's sheet: for each channel its maps beside its patches.
+
+    Args:
+        gallery: What to show.
+        path: The file; where there are more than sixteen channels, its name gets numbers.
+        watch: Shows progress.
+
+    Returns:
+        The files, one per sixteen channels.
+    """
     groups = grouped(gallery)
     paths = []
     for number, rows in enumerate(watch(groups, "sheets")):
@@ -217,7 +251,12 @@ def _block(gallery: Gallery, row: int, winners: Sequence[Projection], window: in
 
 
 def write_csv(gallery: Gallery, path: Path) -> None:
-    """A line for each winner, and for each example of a band."""
+    """Write a table: a line for each winner, and for each example of a band.
+
+    Args:
+        gallery: What to write.
+        path: The file.
+    """
     file = io.StringIO()
     table = csv.writer(file, lineterminator="\n")
     columns = "layer channel kind rank image name label value row column top left bottom right"
@@ -236,7 +275,13 @@ def write_csv(gallery: Gallery, path: Path) -> None:
 
 
 def write_npz(gallery: Gallery, path: Path, watch: Watch) -> None:
-    """Every number of it: winners, bands, statistics, and the maps, one array for each winner."""
+    """Write every number of a gallery: winners, bands, statistics, and the maps, one array per winner.
+
+    Args:
+        gallery: What to write.
+        path: The file.
+        watch: Shows progress.
+    """
     with written_whole(path) as file:
         pack(file, _arrays(gallery, watch))
 

@@ -92,7 +92,7 @@ def test_results_are_kept_and_not_made_again(
     """A second run asks no model; a run over some writes no page; the table counts by family."""
     made: list[str] = []
 
-    def run(names: list[str], *limits: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    def run(examine: Any, names: list[str], *limits: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         for name in names:
             made.append(name)
             yield name, {"status": "right", "ops": {"relu": 1}, "pools": 1, "replayed": True, "seconds": 1}
