@@ -438,15 +438,20 @@ def shell(at: Path, weights: Path, *words: str, given: bytes | None = None) -> D
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-@pytest.mark.parametrize("name", GOOD)
-def test_a_good_image_is_explained(tmp_path: Path, weights: Path, name: str) -> None:
+@pytest.mark.parametrize("name", sorted(GOOD.keys() - {"animated.gif"}))
+def test_a_good_image_is_explained(tmp_path: Path, run: Command, weights: Path, name: str) -> None:
     GOOD[name](tmp_path / name)
-    done = shell(tmp_path, weights, "--", name)
+    model = ("--model", "strided_cnn_c", "--weights", weights, "--method", "guided")
+    done = run("explain", *model, "--out", "out", "--", name)
     assert done.code == 0, done.err
     assert list(files(tmp_path / "out")) == [f"{Path(name).stem}.png"]
-    assert "Traceback" not in done.err
-    if name == "animated.gif":
-        assert done.err == "attribkit: animated.gif has several frames; the first is read\n"
+
+
+def test_of_an_animation_the_first_picture_is_explained_and_this_is_said(tmp_path: Path, weights: Path) -> None:
+    GOOD["animated.gif"](tmp_path / "animated.gif")
+    done = shell(tmp_path, weights, "--", "animated.gif")
+    assert (done.code, done.err) == (0, "attribkit: animated.gif has several frames; the first is read\n")
+    assert list(files(tmp_path / "out")) == ["animated.png"]
 
 
 @pytest.mark.parametrize("name", BAD)
