@@ -300,8 +300,8 @@ def test_one_rewritten_net_in_several_threads() -> None:
     assert net.sites == sites
 
 
-def growth(action: Callable[[], object], rounds: int = 3, times: int = 100) -> float:
-    """By how many blocks of memory Python grows per call, over some hundreds of calls.
+def growth(action: Callable[[], object], rounds: int = 3, times: int = 350) -> float:
+    """By how many blocks of memory Python grows per call, over about a thousand calls.
 
     The least of a few rounds: caches fill up once, but a leak shows in every round, by at least a block a call.
     """
