@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 @click.option("--download", is_flag=True, help="Fetch CIFAR-10 into --data when it is not there.")
 @click.option("--recipe", default="quick", show_default=True, help="quick, paper, paper-augmented or after-surgery.")
 @click.option("--epochs", type=click.IntRange(min=1), help="How many, instead of the recipe's number.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Instead of the recipe's; bfloat16 is slow on a CPU without instructions for it.",
+)
 @click.option("--seed", "seeds", default="0", show_default=True, help="One or more, separated by commas: 0,1,2.")
 @click.option("--out", type=click.Path(path_type=Path), help="The run's folder.  [default: runs/MODEL-RECIPE-SEED]")
 @click.option("--keep-epochs", "keep", default="", metavar="1,2,5,...", help="Keep the weights after these epochs.")
@@ -42,6 +47,7 @@ def command(
     download: bool,
     recipe: str,
     epochs: int | None,
+    precision: str | None,
     seeds: str,
     out: Path | None,
     keep: str,
@@ -70,11 +76,14 @@ def command(
     chosen = [(model, seed) for model in models for seed in options.numbers(seeds, "--seed")]
     folders = {(model, seed): _folder(out, model, recipe, seed, several=len(chosen) > 1) for model, seed in chosen}
     if side_by_side > 1 and len(chosen) > 1:
-        shared = {"--data": data, "--recipe": recipe, "--epochs": epochs, "--keep-epochs": keep, "--device": device}
+        shared = {"--data": data, "--recipe": recipe, "--epochs": epochs, "--precision": precision}
+        shared |= {"--keep-epochs": keep, "--device": device}
         flags = [flag for flag, given in (("--download", download), ("--quiet", quiet)) if given]
         _side_by_side(folders, [*_words(shared), *flags], side_by_side)
     else:
-        _one_after_the_other(folders, data, download, _recipe(recipe, epochs), keep, device, quiet or as_json)
+        _one_after_the_other(
+            folders, data, download, _recipe(recipe, epochs=epochs, precision=precision), keep, device, quiet or as_json
+        )
     if as_json:
         click.echo(json.dumps([_facts(model, folder) for (model, _), folder in folders.items()], indent=2))
 
@@ -86,14 +95,14 @@ def _folder(out: Path | None, model: str, recipe: str, seed: int, *, several: bo
     return out / name if several else out
 
 
-def _recipe(name: str, epochs: int | None) -> Recipe:
+def _recipe(name: str, **changes: Any) -> Recipe:
     from dataclasses import replace
 
     from attribkit.reference_models.training.recipes import RECIPES
 
     if name not in RECIPES:
         raise click.UsageError(f"there is no recipe {name!r}: --recipe takes {', '.join(RECIPES)}")
-    return RECIPES[name] if epochs is None else replace(RECIPES[name], epochs=epochs)
+    return replace(RECIPES[name], **{field: value for field, value in changes.items() if value is not None})
 
 
 def _facts(model: str, folder: Path) -> dict[str, Any]:

@@ -35,12 +35,12 @@ def few(tmp_path: Path) -> Path:
 
 
 def test_a_run_tells_its_epochs_and_its_file_and_makes_a_page(few: Path, tmp_path: Path, run: Command) -> None:
-    done = run("train", "strided_cnn_c", "--data", few, "--epochs", 2, "--json")
+    done = run("train", "strided_cnn_c", "--data", few, "--epochs", 2, "--precision", "float32", "--json")
     assert (done.code, done.err) == (0, "")
     (told,) = json.loads(done.out)
     assert told["file"] == "runs/strided_cnn_c-quick-0/strided_cnn_c.safetensors"
     assert 0 <= told["error"] <= 100
-    again = run("train", "strided_cnn_c", "--data", few, "--epochs", 2)
+    again = run("train", "strided_cnn_c", "--data", few, "--epochs", 2, "--precision", "float32")
     assert (again.code, again.out) == (0, "")
     assert re.search(r"strided_cnn_c.safetensors: \d+\.\d\d% error on the test images", again.err)
     page = run("train", "--report", "runs/strided_cnn_c-quick-0")
@@ -95,7 +95,7 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_does(
         if (tmp_path / "one" / "checkpoint.pt").is_file():
             os.kill(os.getpid(), sent)
 
-    words = ("train", "strided_cnn_c", "--data", few, "--epochs", 2, "--out", "one")
+    words = ("train", "strided_cnn_c", "--data", few, "--epochs", 2, "--precision", "float32", "--out", "one")
     with monkeypatch.context() as patched:
         patched.setattr(TrainingProgress, "step", stopped_in_the_second_epoch)
         stopped = run(*words)

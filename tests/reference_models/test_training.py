@@ -27,7 +27,7 @@ from attribkit.structure.folding import fold_batch_norm
 
 CPU = torch.device("cpu")
 CLASSES = tuple("abcdefghij")
-FEW = replace(QUICK, epochs=3, batch=32)
+FEW = replace(QUICK, epochs=3, batch=16, precision="float32")  # which every CPU is quick with
 
 
 @pytest.fixture(autouse=True)
@@ -47,11 +47,11 @@ def pictures(count: int, seed: int = 0) -> Split:
     return Split(images, labels)
 
 
-def data(count: int = 64) -> Data:
+def data(count: int = 32) -> Data:
     return Data(pictures(count), pictures(20, seed=1), CLASSES, "noise")
 
 
-def job(recipe: Recipe = FEW, *, seed: int = 0, count: int = 64, keep: frozenset[int] = frozenset()) -> Job:
+def job(recipe: Recipe = FEW, *, seed: int = 0, count: int = 32, keep: frozenset[int] = frozenset()) -> Job:
     return Job("strided_cnn_c", recipe, seed, data(count), CPU, keep)
 
 
@@ -69,8 +69,8 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_64_images_are_learnt_by_heart(tmp_path: Path) -> None:
-    recipe = replace(QUICK, epochs=14, batch=32, shift=0, flip=False, piece=1.0, label_smoothing=0.0)
-    one = job(recipe)
+    recipe = replace(FEW, epochs=14, batch=32, shift=0, flip=False, piece=1.0, label_smoothing=0.0)
+    one = job(recipe, count=64)
     learning = replace(one, data=replace(one.data, test=one.data.train))
     assert trained(learning, tmp_path)[-1]["test_error"] == 0
     assert facts(tmp_path / "strided_cnn_c.safetensors")["error"] == 0
@@ -91,7 +91,7 @@ seen = 0
 def kill_in_the_second_epoch(images):
     global seen
     seen += images
-    if seen > 64:
+    if seen > 32:
         os.kill(os.getpid(), signal.SIGKILL)
 
 job, folder = test_training.job(), Path(sys.argv[1])
@@ -153,7 +153,7 @@ with workers.joined(torch.device("cpu")) as together:
 """
 
 # Dropout draws other numbers in every process.
-WITHOUT_CHANCE = replace(PAPER, epochs=2, batch=32, whiten=False, input_dropout=0.0, dropout=0.0, flip=True, shift=3)
+WITHOUT_CHANCE = replace(PAPER, epochs=2, batch=16, whiten=False, input_dropout=0.0, dropout=0.0, flip=True, shift=3)
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_run_that_learns_nothing_is_started_again_with_another_seed(
 
 
 def test_a_run_without_hope_ends_after_three_other_seeds(tmp_path: Path) -> None:
-    exploding = replace(PAPER, epochs=2, batch=32, rate=1e30, whiten=False)
+    exploding = replace(PAPER, epochs=2, batch=16, rate=1e30, whiten=False)
     with pytest.raises(DeadRun, match="stopped learning with 4 seeds"):
         trained(job(exploding), tmp_path)
 
@@ -275,7 +275,7 @@ def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
 
 
 def test_the_file_says_how_it_was_made_and_what_it_gets_wrong(tmp_path: Path) -> None:
-    trained(job(), tmp_path)
+    trained(job(replace(FEW, precision=QUICK.precision)), tmp_path)
     told = facts(tmp_path / "strided_cnn_c.safetensors")
     assert (told["architecture"], told["seed"], told["epochs"]) == ("strided_cnn_c", 0, 3)
     assert told["data"]["source"] == "noise"
@@ -371,7 +371,7 @@ def test_a_run_sees_pieces_first_and_whole_images_last(monkeypatch: pytest.Monke
         return plain(net, images, *rest)
 
     monkeypatch.setattr(training, "_loss", watched)
-    one = job(replace(FEW, epochs=4, batch=64, piece=0.75, pieces_until=0.5))
+    one = job(replace(FEW, epochs=4, batch=32, piece=0.75, pieces_until=0.5))
     state = training._fresh(one)
     loader = batches.Loader.of(one.data.train, fit(one.data.train.images, whiten=False), one.recipe, CPU)
     for state.epoch in range(4):
