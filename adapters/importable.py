@@ -104,7 +104,7 @@ def _from_file(file: Path) -> ModuleType:
     try:
         with _importing_from(file.parent):
             spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException:  # nothing is swallowed: a module that failed must not be found by the next import
         del sys.modules[name]
         raise
     return module

@@ -58,7 +58,7 @@ def _written_whole(target: Path) -> Iterator[BinaryIO]:
         if target.is_file():
             shutil.copymode(target, part)
         os.replace(part, target)
-    except BaseException:
+    except BaseException:  # nothing is swallowed: a part must not stay behind, whatever stopped the writing
         part.unlink(missing_ok=True)
         raise
 

@@ -56,7 +56,7 @@ def main() -> None:
         _fail(failed.format_message())
     except (KeyboardInterrupt, click.Abort):
         _fail("stopped", 130)
-    except Exception as error:
+    except Exception as error:  # the last stop of a command: ours in one line, any other as the bug that it is
         if debug:
             raise
         _fail(_in_one_line(error))

@@ -314,7 +314,7 @@ def test_a_tensor_subclass_is_explained() -> None:
 def by_except(run: Callable[[], Tensor], other: Tensor) -> Tensor:
     try:
         return run()
-    except Exception:
+    except Exception:  # swallows all, our stop at a layer and our refusals among it: that is what is tried
         return other
 
 
@@ -343,7 +343,7 @@ def by_retry(run: Callable[[], Tensor], other: Tensor) -> Tensor:
     for _ in range(2):
         try:
             return run()
-        except Exception:
+        except Exception:  # swallows all and tries again, as people write it: our stop must get through
             continue
     return other
 
