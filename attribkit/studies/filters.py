@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import itertools
-import json
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from attribkit.engine.shadow import shadow
-from attribkit.errors import BadValue, FileError
+from attribkit.errors import BadValue
 from attribkit.explaining.explainer import Model
-from attribkit.files import write_whole
+from attribkit.studies import stored
 
 Array = npt.NDArray[Any]
 
@@ -82,12 +80,7 @@ class Filters:
         """
         if Path(path).suffix.lower() != ".npz":
             raise BadValue(f"{path}: filters are saved as .npz")
-        words = ("layer", "second")
-        facts = json.dumps({name: getattr(self, name) for name in words})
-        arrays: dict[str, Any] = {name: np.asarray(v) for name, v in self.__dict__.items() if name not in words}
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, facts=np.frombuffer(facts.encode(), np.uint8), **arrays)
-        write_whole(path, buffer.getvalue())
+        stored.save(path, self, ("layer", "second"))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Filters:
@@ -99,14 +92,12 @@ class Filters:
         Raises:
             FileError: It is no such file.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            facts = json.loads(bytes(arrays.pop("facts")))
-            height, width = arrays.pop("stride").tolist()
-            return cls(stride=(height, width), aliasing=float(arrays.pop("aliasing")), **arrays, **facts)
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            raise FileError(f"{path} holds no filters that attribkit saved: {error}") from error
+        return stored.restored(path, "filters", cls._made)
+
+    @classmethod
+    def _made(cls, arrays: dict[str, Any], facts: dict[str, Any]) -> Filters:
+        height, width = arrays.pop("stride").tolist()
+        return cls(stride=(height, width), aliasing=float(arrays.pop("aliasing")), **arrays, **facts)
 
 
 def filters(model: Model) -> Filters:

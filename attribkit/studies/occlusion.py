@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from attribkit.errors import BadType, BadValue, FileError
+from attribkit.errors import BadType, BadValue
 from attribkit.explaining.calls import check_layer
 from attribkit.explaining.explainer import Model
 from attribkit.explaining.targets import as_channels
-from attribkit.files import write_whole
+from attribkit.studies import stored
 from attribkit.studies.incremental import Patches, Runner, summed
 from attribkit.studies.occlusion_fills import Fill, filling
 
@@ -97,11 +95,7 @@ class Occlusion:
         """
         if Path(path).suffix.lower() != ".npz":
             raise BadValue(f"{path}: an occlusion is saved as .npz")
-        buffer = io.BytesIO()
-        facts = json.dumps({name: getattr(self, name) for name in FACTS})
-        arrays: dict[str, Any] = {name: np.asarray(v) for name, v in self.__dict__.items() if name not in FACTS}
-        np.savez_compressed(buffer, facts=np.frombuffer(facts.encode(), np.uint8), **arrays)
-        write_whole(path, buffer.getvalue())
+        stored.save(path, self, FACTS)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Occlusion:
@@ -113,16 +107,14 @@ class Occlusion:
         Raises:
             FileError: It is no such file.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-            facts = json.loads(bytes(arrays.pop("facts")))
-            for name in ("rows", "columns", "target", "channel"):
-                arrays[name] = tuple(arrays[name].tolist())
-            facts["window"], facts["stride"] = tuple(facts["window"]), tuple(facts["stride"])
-            return cls(**arrays, **facts)
-        except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
-            raise FileError(f"{path} is no occlusion that attribkit saved: {error}") from error
+        return stored.restored(path, "occlusion", cls._made)
+
+    @classmethod
+    def _made(cls, arrays: dict[str, Any], facts: dict[str, Any]) -> Occlusion:
+        for name in ("rows", "columns", "target", "channel"):
+            arrays[name] = tuple(arrays[name].tolist())
+        facts["window"], facts["stride"] = tuple(facts["window"]), tuple(facts["stride"])
+        return cls(**arrays, **facts)
 
 
 def occlude(
