@@ -27,8 +27,8 @@ def save(path: str | os.PathLike[str], result: object, facts: Collection[str]) -
 def restored(path: str | os.PathLike[str], kind: str, made: Callable[[Held, Held], Result]) -> Result:
     """What `made` makes of the arrays and the facts in a file; an error where it is none that `save` wrote."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
         return made(arrays, json.loads(bytes(arrays.pop("facts"))))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise FileError(f"{path} holds no {kind} that attribkit saved: {error}") from error
