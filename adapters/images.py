@@ -59,13 +59,27 @@ def read_image(path: str | Path) -> RGB:
     Raises:
         ImageError: It cannot be read as an image; the message says why.
     """
+    return decode_image(image_bytes(path), str(path))
+
+
+def image_bytes(path: str | Path) -> bytes:
+    """Read the file of a picture.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Its bytes, for `decode_image`.
+
+    Raises:
+        ImageError: It cannot be read; the message says why.
+    """
     if os.path.isdir(path):
         raise ImageError(f"{path} is a folder, not an image")
     try:
-        data = Path(path).read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error.strerror or error}") from error
-    return decode_image(data, str(path))
 
 
 def decode_image(data: bytes, name: str) -> RGB:

@@ -112,7 +112,8 @@ def by_command(loaded: attribkit.LoadedModel, layer: str | None, files: list[str
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             respondent = Respondent(loaded, question)
-            command.explain_all(given_images(files), respondent, results.Files(Path(), [], "signed", {}), True, True)
+            out = results.Files(Path(files[0]).parent / "out", [], "signed", {}, force=True)
+            command.explain_all(given_images(files), respondent, out, True, True)
         return printed.getvalue()
 
     return run

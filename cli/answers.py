@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,11 +11,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from attribkit import Attribution, Switches, Unit
-    from attribkit.adapters.images import ImageError
+    from attribkit.adapters.images import RGB
     from attribkit.adapters.source import LoadedModel
     from attribkit.cli.pictures import GivenImage
-    from attribkit.explaining.targets import Asked
+    from attribkit.explaining.targets import Target
     from attribkit.report.shown import Shown
+
+
+Channels = list[int] | Literal["all"] | int | None
+"""These, all, so many of the strongest, or (None) the strongest."""
+
+FIELDS = ("image", "layer", "asked", "model")
 
 
 @dataclass(frozen=True)
@@ -24,9 +30,9 @@ class Question:
 
     methods: list[str]
     layers: list[str | None]
-    channels: list[int] | None
+    channels: Channels
     at: Literal["max", "all"] | tuple[int, ...]
-    classes: list[int] | None
+    classes: Channels
     size: int | None
     switches: Mapping[str, str | Switches]
     """One way with switches or several, by their names."""
@@ -57,13 +63,29 @@ class Answer:
     @property
     def stem(self) -> str:
         """What its files are called: the image, and what was asked for beyond the usual."""
+        channels, at = self.asked
+        part = channels if self.layer is None else "-".join(filter(None, [self.layer, channels]))
+        return ".".join(filter(None, [self.source.stem, part, at]))
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What a template may name its files after."""
+        fields = (
+            self.source.stem,
+            self.layer or "output",
+            ".".join(filter(None, self.asked)) or "max",
+            self.loaded.name.replace("/", "-"),
+        )
+        return dict(zip(FIELDS, fields, strict=True))
+
+    @property
+    def asked(self) -> tuple[str, str]:
+        """The channels or classes, and the position, as far as they are not the usual ones."""
         question = self.question
         if self.layer is None:
-            parts = [_counted("class-", question.classes)]
-        else:
-            at = _counted("at-", question.at) if not isinstance(question.at, str) else question.at.replace("max", "")
-            parts = [f"{self.layer}{_counted('-', question.channels)}", at]
-        return ".".join([self.source.stem, *filter(None, parts)])
+            return _counted("class-", question.classes), ""
+        at = _counted("at-", question.at) if not isinstance(question.at, str) else question.at.replace("max", "")
+        return _counted("", question.channels), at
 
     @property
     def units(self) -> tuple[Unit, ...]:
@@ -95,7 +117,6 @@ class Respondent:
     """Answers a question about any number of images, with one explainer per layer and way with switches.
 
     Images of one size that follow each other are explained together: at most 16 of them, and fewer large ones.
-    `failed` names those that could not be read, and why.
     """
 
     IMAGES, PIXELS = 16, 400_000
@@ -105,7 +126,6 @@ class Respondent:
 
         self.loaded = loaded
         self.question = question
-        self.failed: list[tuple[GivenImage, ImageError]] = []
         self.explainers = {
             layer: {
                 way: Explainer(loaded, question.methods, layer=layer, switches=switches, **question.rewriting)
@@ -114,17 +134,14 @@ class Respondent:
             for layer in question.layers
         }
 
-    def answers(self, sources: Iterable[GivenImage]) -> Iterator[list[Answer]]:
-        """For each image that can be read, in their order, an answer per layer."""
-        from attribkit.adapters.images import ImageError
+    def input(self, picture: RGB) -> Tensor:
+        """What the network gets of a picture."""
+        return self.loaded.preprocess(picture, self.question.size)
 
+    def answers(self, inputs: Sequence[tuple[GivenImage, Tensor]]) -> Iterator[list[Answer]]:
+        """For each image, in their order, an answer per layer."""
         waiting: list[tuple[GivenImage, Tensor]] = []
-        for source in sources:
-            try:
-                x = self.loaded.preprocess(source.read(), self.question.size)
-            except ImageError as error:
-                self.failed.append((source, error))
-                continue
+        for source, x in inputs:
             if waiting and not self._fits(x, waiting):
                 yield from self._together(waiting)
                 waiting = []
@@ -144,15 +161,7 @@ class Respondent:
         start = time.perf_counter()
         images = on_device(self.loaded, torch.stack([x for _, x in waiting]))
         seen = self._seen(images) if self.question.layers != [None] else {}
-        results = {}
-        for layer, explainers in self.explainers.items():
-            by_way = {}
-            for way, explainer in explainers.items():
-                explained = explainer.explained(images, self._target(layer, len(images)), seen.get(layer))
-                by_way[way] = explainer.results(explained)
-                if layer is None and self.loaded.output is None:
-                    seen[None] = explained.output
-            results[layer] = {name: by_way[way][method] for name, method, way in self.question.columns()}
+        results = {layer: self._results(layer, images, seen) for layer in self.question.layers}
         likeliest = self._likeliest_classes(len(images), seen.get(None))
         seconds = (time.perf_counter() - start) / len(waiting) / len(results)
         for number, (source, _) in enumerate(waiting):
@@ -180,12 +189,13 @@ class Respondent:
                 seen[None] = explained.output
         return {name: by_way[way][method] for name, method, way in self.question.columns()}
 
-    def _target(self, layer: str | None, images: int) -> Asked:
-        from attribkit.explaining.targets import Asked, as_channels
+    def _target(self, layer: str | None, images: int) -> Target:
+        from attribkit.explaining.targets import Asked, Strongest, as_channels
 
-        classes, channels = self.question.classes, self.question.channels
-        name, several = ("target", classes) if layer is None else ("channel", channels)
-        return Asked(layer, as_channels(None, several, images, name), self.question.at)
+        name, asked = ("target", self.question.classes) if layer is None else ("channel", self.question.channels)
+        if asked == "all" or isinstance(asked, int):
+            return Strongest(layer, asked if isinstance(asked, int) else None, self.question.at)
+        return Asked(layer, as_channels(None, asked, images, name), self.question.at)
 
     def _seen(self, images: Tensor) -> dict[str | None, Any]:
         """What a classifier says of the images, under None, and its layers' outputs on the way there."""
@@ -220,10 +230,12 @@ class Respondent:
         return [_in_words(row, labels) for row in logits]
 
 
-def _counted(name: str, numbers: Sequence[int] | None) -> str:
+def _counted(name: str, numbers: Sequence[int] | Channels) -> str:
     """Numbers in a file's name: not more than a few of them."""
     if not numbers:
         return ""
+    if isinstance(numbers, (str, int)):
+        return f"{name}{numbers if isinstance(numbers, str) else f'strongest-{numbers}'}"
     return name + (",".join(map(str, numbers)) if len(numbers) <= _FEW else f"{len(numbers)}-units")
 
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from attribkit.cli import options, results
 from attribkit.cli.pictures import given_images
+from attribkit.errors import BadValue, FileError
 
 if TYPE_CHECKING:
     from attribkit import Switches
     from attribkit.adapters.source import LoadedModel
     from attribkit.cli.answers import Question, Respondent
+    from attribkit.cli.pictures import GivenImage
+
+_NOT_OF_RESULTS = ("--json", "--quiet", "-q", "--debug", "--force")
+"""Words of a command that change nothing in its files."""
 
 METHODS = ("guided", "deconvnet", "backprop")
 CONVENTIONS = ("own", "uniform", "center", "corner")
@@ -31,7 +39,7 @@ VIEWS = ("classic", "signed", "absolute", "positive")
     multiple=True,
     callback=options.joined,
     shell_complete=options.layer_names,
-    help="One or more, separated by commas: conv3,conv9.",
+    help="One or more, separated by commas, or patterns: conv3,conv9 or layer3.*",
 )
 @click.option(
     "--channel",
@@ -39,16 +47,16 @@ VIEWS = ("classic", "signed", "absolute", "positive")
     "channels",
     multiple=True,
     callback=options.joined,
-    metavar="N",
-    help="One or more.  [default: the strongest]",
+    metavar="N,N-N|max:K|all",
+    help="Numbers and spans, the K strongest, or all.  [default: the strongest]",
 )
 @click.option("--at", default="max", show_default=True, metavar="Y,X|max|all", help="Position in the layer's map.")
 @click.option(
     "--class",
     "classes",
     multiple=True,
-    metavar="NAME|N",
-    help="Explain this class, or several, not a layer.  [default: the predicted one]",
+    metavar="NAME|N|max:K",
+    help="Explain this class, or several, or the K likeliest.  [default: the predicted one]",
 )
 @click.option(
     "--method",
@@ -115,10 +123,18 @@ VIEWS = ("classic", "signed", "absolute", "positive")
     callback=options.joined,
     help=f"One or more of {', '.join(results.FORMATS)}.  [default: png]",
 )
-@click.option("--force", is_flag=True, help="Overwrite files that hold something else.")
+@click.option(
+    "--names",
+    metavar="TEMPLATE",
+    callback=lambda ctx, param, value: _template(value),
+    help="What files are called, of {image}, {layer}, {asked} and {model}: {model}/{image}.{layer}",
+)
+@click.option("--crop", is_flag=True, help="Leave out of arrays what no unit sees: it is zero.")
+@click.option("--recursive", "-r", is_flag=True, help="Take the images in folders of folders, too.")
+@click.option("--force", is_flag=True, help="Do it all again, and overwrite files that hold something else.")
 @options.device
 @options.as_json
-@options.quiet
+@options.silent
 @options.debug
 def command(
     images: tuple[str, ...],
@@ -128,6 +144,9 @@ def command(
     out: Path,
     formats: str,
     view: str,
+    names: str | None,
+    crop: bool,
+    recursive: bool,
     force: bool,
     as_json: bool,
     quiet: bool,
@@ -135,7 +154,8 @@ def command(
 ) -> None:
     """Show which pixels made a unit of a network fire.
 
-    IMAGE is a file, a folder, a pattern, or - for standard input.
+    IMAGE is a file, a folder, a pattern, or - for standard input. What an earlier run of the same command has done is
+    not done again.
 
     \b
     attribkit explain cat.jpg --model all_cnn_c --layer conv9
@@ -148,12 +168,12 @@ def command(
     from attribkit.cli.answers import Respondent
 
     wanted = results.formats(options.words(formats, "--format", results.FORMATS), out)
-    pictures = given_images(images)
+    pictures = given_images(images, recursive, out)
     loaded = options.loaded(model, weights, device)
     question = _question(loaded, **asked)
-    files = results.Files(out, wanted, view, _facts(loaded), force)
-    files.check(len(pictures) * len(question.layers), len(list(question.columns())))
-    explain_all(pictures, Respondent(loaded, question), files, as_json, quiet)
+    with contextlib.closing(results.Files(out, wanted, view, _facts(loaded), names, crop, force)) as files:
+        files.check(len(pictures) * len(question.layers), len(list(question.columns())))
+        explain_all(pictures, Respondent(loaded, question), files, as_json, quiet)
 
 
 def _question(
@@ -169,11 +189,10 @@ def _question(
 ) -> Question:
     from attribkit.cli.answers import Question
 
-    chosen: list[str | None] = [part.strip() for part in layers.split(",") if part.strip()]
     return Question(
         methods=options.words(method, "--method", METHODS),
-        layers=chosen or [None],
-        channels=options.numbers(channels, "--channel") or None,
+        layers=_layers(layers, loaded) or [None],
+        channels=_strongest(channels) or options.spans(channels, "--channel"),
         at=at if at in ("max", "all") else tuple(options.numbers(at, "--at")),  # type: ignore[arg-type]
         classes=_classes(classes, loaded),
         size=size,
@@ -182,10 +201,54 @@ def _question(
     )
 
 
-def _classes(texts: tuple[str, ...], loaded: LoadedModel) -> list[int] | None:
+def _layers(text: str, loaded: LoadedModel) -> list[str | None]:
+    """The layers that are named, and those whose names fit a pattern, in the model's order."""
+    from fnmatch import fnmatchcase
+
+    from attribkit.engine.shadow import unwrapped
+
+    chosen: dict[str | None, None] = {}
+    known = [name for name, _ in unwrapped(loaded.model).named_modules() if name]
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        fitting = [name for name in known if fnmatchcase(name, part)] if glob.has_magic(part) else [part]
+        if not fitting:
+            raise BadValue(f"--layer {part} fits no layer: attribkit layers {loaded.name} lists them")
+        chosen |= dict.fromkeys(fitting)
+    return list(chosen)
+
+
+def _strongest(text: str) -> Literal["all"] | int | None:
+    """ "all", or the K of "max:K"; None where it is neither."""
+    word, _, count = text.strip().partition(":")
+    if word == "all" and not count:
+        return "all"
+    if word != "max":
+        return None
+    if not (count or "1").isdecimal() or int(count or 1) < 1:
+        raise click.UsageError(f"max:K asks for the K strongest, a whole number from 1; not {text!r}")
+    return int(count or 1)
+
+
+def _template(text: str | None) -> str | None:
+    """A template for the names of files, tried once."""
+    from attribkit.cli.answers import FIELDS
+
+    try:
+        tried = "" if text is None else text.format_map(dict.fromkeys(FIELDS, "x"))
+    except (KeyError, ValueError, IndexError, AttributeError):
+        known = ", ".join(f"{{{name}}}" for name in FIELDS)
+        raise click.UsageError(f"--names takes a template of {known}, not {text!r}") from None
+    if text is not None and (not Path(tried).name or Path(tried).is_absolute() or ".." in Path(tried).parts):
+        raise click.UsageError(f"--names {text!r}: files stay inside the folder of --out")
+    return text
+
+
+def _classes(texts: tuple[str, ...], loaded: LoadedModel) -> list[int] | Literal["all"] | int | None:
     """The numbers of classes; a comma parts two, unless it belongs to a label."""
     from attribkit.explaining.labels import class_number
 
+    if len(texts) == 1 and (found := _strongest(texts[0])) is not None:
+        return found
     labels = {label.lower() for label in loaded.labels}
     names = [part.strip() for text in texts for part in ([text] if text.lower() in labels else text.split(","))]
     numbers = [int(name) if name.isdecimal() else class_number(name, loaded.labels) for name in names if name]
@@ -217,7 +280,7 @@ def _facts(loaded: LoadedModel) -> dict[str, str]:
     from attribkit import __version__
 
     return {
-        "command": shlex.join(["attribkit", *sys.argv[1:]]),
+        "command": shlex.join(["attribkit", *(word for word in sys.argv[1:] if word not in _NOT_OF_RESULTS)]),
         "model": loaded.name,
         "weights": f"{loaded.weights}, sha256 {loaded.digest}",
         "attribkit": __version__,
@@ -225,33 +288,39 @@ def _facts(loaded: LoadedModel) -> dict[str, str]:
     }
 
 
-def explain_all(pictures: list[Any], respondent: Respondent, files: results.Files, as_json: bool, quiet: bool) -> None:
-    """Every picture; one that cannot be read is named at the end, and the others go on."""
+def explain_all(
+    pictures: Sequence[GivenImage], respondent: Respondent, files: results.Files, as_json: bool, quiet: bool
+) -> None:
+    """Every picture; one that cannot be read is named at the end, and the others go on.
+
+    Whatever happens, what is complete stays, and the page and the document of it are written.
+    """
+    from attribkit.cli.outcomes import Outcomes
     from attribkit.cli.progress import tracked
 
-    explained: list[dict[str, Any]] = []
-    cautions: dict[str, None] = {}  # each is said once, not for every image
-    done = 0
+    outcomes = Outcomes(pictures, respondent, files)
+    stopped = False
     try:
-        for answers in respondent.answers(tracked(pictures, "explaining", quiet or as_json)):
-            for answer in answers:
-                written = files.add(answer)
-                explained.append(results.as_data(answer, written))
-                cautions.update(dict.fromkeys(results.cautions(answer)))
-                if not as_json:
-                    click.echo(results.as_words(answer, written))
-            done += 1
+        for lines in tracked(outcomes, "explaining", quiet or as_json, len(pictures)):
+            if not as_json and not quiet:
+                click.echo(lines)
     except KeyboardInterrupt:
-        done += len(respondent.failed)
-        raise click.ClickException(f"stopped: {done} of {len(pictures)} images are complete, in {files.out}") from None
-    failed = [{"image": source.path, "error": str(error)} for source, error in respondent.failed]
-    pages = list(map(str, files.end()))
+        stopped = True
+    except FileError as error:
+        raise click.ClickException(f"{error}; {outcomes.complete}") from error
+    pages = list(map(str, files.end(outcomes.made)))
     if as_json:
-        document = {"model": respondent.loaded.name, "explained": explained, "failed": failed, "pages": pages}
-        click.echo(results.as_json(document))
-    for line in [] if as_json else [*pages, *cautions]:
-        click.echo(line)
-    if failed:
-        why = "; ".join(failure["error"] for failure in failed)
-        count = f"{len(failed)} of {len(pictures)} images failed: " if len(pictures) > 1 else ""
-        raise click.ClickException(f"{count}{why}")
+        click.echo(results.as_json(outcomes.document(pages, stopped)))
+    elif not quiet:
+        for line in [*pages, *outcomes.cautions]:
+            click.echo(line)
+    if stopped:
+        raise Stopped(f"stopped: {outcomes.complete}; the same command goes on from there")
+    if outcomes.failed:
+        raise click.ClickException(outcomes.failures)
+
+
+class Stopped(click.ClickException):
+    """Somebody interrupted it."""
+
+    exit_code = 130

@@ -50,7 +50,7 @@ METHODS = ("guided", "deconvnet", "backprop")
 @click.option("--ray", metavar="ADDRESS|local", help="Work on a Ray cluster: pip install 'attribkit[ray]'.")
 @options.device
 @options.as_json
-@options.quiet
+@options.silent
 @options.debug
 def command(
     data: Path,
@@ -81,7 +81,7 @@ def command(
     chosen = [word.strip() for word in layers.split(",") if word.strip()]
     if not (wanted and ways and chosen):
         raise click.UsageError("--layer, --format and --switches name one thing each, or several with commas between")
-    asked |= {"layer": chosen, "channels": spans(channels), "out": out, "data": data}
+    asked |= {"layer": chosen, "channels": options.spans(channels, "--channels"), "out": out, "data": data}
     loaded = options.loaded(model, weights, device)
     with shared(loaded, asked, ray) as engine:
         if engine is None:
@@ -99,19 +99,8 @@ def command(
     if as_json:
         click.echo(json.dumps({"model": loaded.name, "galleries": told, "files": list(map(str, files))}, indent=2))
         return
-    click.echo("\n".join([*dict.fromkeys(words), *map(str, files)]))
-
-
-def spans(text: str) -> list[int] | None:
-    """Whole numbers and spans of them, with commas between; None for all."""
-    found: list[int] = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        first, _, last = part.partition("-")
-        ends = options.numbers(f"{first},{last or first}", "--channels")
-        if len(ends) != 2 or ends[0] > ends[1]:
-            raise click.UsageError(f"--channels takes numbers and spans such as 0-95,104, not {part!r}")
-        found += range(ends[0], ends[1] + 1)
-    return found or None
+    if not quiet:
+        click.echo("\n".join([*dict.fromkeys(words), *map(str, files)]))
 
 
 def watching(quiet: bool) -> Watch:

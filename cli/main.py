@@ -53,7 +53,7 @@ def main() -> None:
         wrong.show()
         sys.exit(wrong.exit_code)
     except click.ClickException as failed:
-        _fail(failed.format_message())
+        _fail(failed.format_message(), failed.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _fail("stopped", 130)
     except Exception as error:  # the last stop of a command: ours in one line, any other as the bug that it is

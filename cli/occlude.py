@@ -60,7 +60,7 @@ METHODS = ("guided", "deconvnet", "backprop")
 @click.option("--format", "-f", "formats", default="png", show_default=True, help=f"Of {', '.join(FORMATS)}.")
 @options.device
 @options.as_json
-@options.quiet
+@options.silent
 @options.debug
 def command(
     images: tuple[str, ...],
@@ -120,13 +120,13 @@ class _Study:
             shown += [covered] if "html" in self.formats else []
             files = [str(path) for path in self.written(source, covered)]
             told.append(_as_data(source, covered, files))
-            if not as_json:
+            if not as_json and not quiet:
                 click.echo(f"{source.name}: {covered.summary}\n  {covered.occlusion.computed}\n  {' '.join(files)}")
         pages = [self.page(shown)] if shown else []
         if as_json:
             document = {"model": self.loaded.name, "occluded": told, "failed": failed, "pages": pages}
             click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-        elif pages:
+        elif pages and not quiet:
             click.echo(pages[0])
         if failed:
             raise click.ClickException("; ".join(failure["error"] for failure in failed))

@@ -80,6 +80,7 @@ as_json = click.option(
     "--json", "as_json", is_flag=True, help="Print one JSON document on standard output, and nothing else there."
 )
 quiet = click.option("--quiet", "-q", is_flag=True, envvar="ATTRIBKIT_QUIET", help="Show no progress.")
+silent = click.option("--quiet", "-q", is_flag=True, envvar="ATTRIBKIT_QUIET", help="Print nothing but errors.")
 debug = click.option("--debug", is_flag=True, help="Show where an error comes from.", expose_value=False)
 
 
@@ -141,6 +142,18 @@ def numbers(text: str, option: str) -> list[int]:
         return [int(part) for part in text.split(",") if part.strip()]
     except ValueError:
         raise click.UsageError(f"{option} takes whole numbers separated by commas, not {text!r}") from None
+
+
+def spans(text: str, option: str) -> list[int] | None:
+    """Whole numbers and spans of them, with commas between; None for all."""
+    found: list[int] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        first, _, last = part.partition("-")
+        ends = [int(end) for end in (first, last or first) if end.strip().isdecimal()]
+        if len(ends) != 2 or ends[0] > ends[1]:
+            raise click.UsageError(f"{option} takes numbers and spans such as 0-95,104, not {part!r}")
+        found += range(ends[0], ends[1] + 1)
+    return found or None
 
 
 def words(text: str, option: str, known: tuple[str, ...]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sized
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,14 +20,14 @@ T = TypeVar("T")
 _SHOWN_AFTER = 2  # seconds
 
 
-def tracked(items: Sequence[T], name: str, quiet: bool) -> Iterator[T]:
-    """The items, with a bar on a terminal once they take long."""
+def tracked(items: Iterable[T], name: str, quiet: bool, count: int | None = None) -> Iterator[T]:
+    """The items, with a bar on a terminal once they take long; `count` of them, where they cannot be counted."""
     console = Console(stderr=True)
     hidden = quiet or not console.is_terminal
     start = time.monotonic()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=console, transient=True, disable=hidden)
-    task = bar.add_task(name, total=len(items))
+    task = bar.add_task(name, total=len(items) if isinstance(items, Sized) else count)
     try:
         for item in items:
             yield item

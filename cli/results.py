@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from attribkit.cli import done
+from attribkit.cli.done import Done
 from attribkit.errors import FileError
 
 if TYPE_CHECKING:
     from attribkit import Unit
     from attribkit.cli.answers import Answer
+    from attribkit.cli.pictures import GivenImage
     from attribkit.report.shown import Shown
+
+_OTHER_FILES = ("bmp", "csv", "gif", "jpeg", "jpg", "pdf", "pt", "svg", "tif", "tiff", "txt", "webp", "zip")
+"""Endings by which somebody means a file, of a kind that is not written."""
 
 FORMATS = ("png", "html", "npz", "safetensors", "json")
 
 
 def formats(given: list[str], out: Path) -> list[str]:
     """What is to be written: what was asked for, or what --out ends in, or a picture."""
+    if str(out) == "-" or (_ending(out) in _OTHER_FILES and not out.is_dir()):
+        raise click.UsageError(f"--out {out} is no folder, nor a file that ends in {', '.join(FORMATS)}")
     if not _names_a_file(out):
         return given or ["png"]
     ending = _ending(out)
@@ -40,14 +49,27 @@ def _names_a_file(out: Path) -> bool:
 
 @dataclass
 class Files:
-    """Results as files in the folder `out`, or as the one file of that name."""
+    """Results as files in the folder `out`, or as the one file of that name.
+
+    `names` is a template of what an answer's files are called, `crop` leaves out of arrays what no unit sees, and
+    `force` overwrites what earlier runs have written.
+    """
 
     out: Path
     formats: list[str]
     view: str
     facts: dict[str, str]
+    names: str | None = None
+    crop: bool = False
     force: bool = False
-    waiting: list[Shown] = field(default_factory=list)
+    written: set[Path] = field(default_factory=set)
+    pages: list[Shown] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        settings = [self.formats, self.view, self.names, self.crop]
+        self._for_one_file = tempfile.TemporaryDirectory(prefix="attribkit-") if _names_a_file(self.out) else None
+        folder = Path(self._for_one_file.name) if self._for_one_file else self.out / done.FOLDER
+        self.ledger = done.Ledger(folder, json.dumps([settings, self.facts]), "html" in self.formats)
 
     def check(self, answers: int, methods: int) -> None:
         """Raise where one file was named and several would be written."""
@@ -55,33 +77,60 @@ class Files:
         if _names_a_file(self.out) and files > 1:
             raise click.UsageError(f"--out {self.out} is one file, but {files} are to be written: give a folder")
 
-    def add(self, answer: Answer) -> list[Path]:
-        """Write an answer's own files."""
-        written = [path for ending in self.formats for path in self._written(answer, ending)]
-        if "html" in self.formats:
-            self.waiting += answer.shown()
-        return written
+    def close(self) -> None:
+        """Forget what was kept for one page only."""
+        if self._for_one_file:
+            self._for_one_file.cleanup()
 
-    def end(self) -> list[Path]:
+    def key(self, source: GivenImage, content: bytes) -> str:
+        """Under which an image's results are remembered."""
+        return self.ledger.key(f"{source.path}\n{source.stem}", content)
+
+    def find(self, key: str) -> Done | None:
+        """What an earlier run of the same command made of an image, if it's all there."""
+        found = None if self.force else self.ledger.find(key)
+        self.written |= set(map(Path, found.files)) if found else set()
+        return found
+
+    def add(self, key: str, answers: Sequence[Answer]) -> Done:
+        """Write the files of an image, and remember it."""
+        paths = [[path for ending in self.formats for path in self._written(answer, ending)] for answer in answers]
+        shown = [each for answer in answers for each in answer.shown()] if self.ledger.shows else []
+        made = done.Done(
+            key,
+            explained=[as_data(answer, files) for answer, files in zip(answers, paths, strict=True)],
+            words=[as_words(answer) for answer in answers],
+            cautions=list(dict.fromkeys(line for answer in answers for line in cautions(answer))),
+            files={str(path): done.digest(path) for files in paths for path in files},
+        )
+        self.ledger.keep(made, shown)
+        return made
+
+    def end(self, made: Sequence[Done]) -> list[Path]:
         """Write the page that shows all answers."""
-        if not self.waiting:
+        if not (self.ledger.shows and made):
             return []
         from attribkit.report.page import page
 
-        return [self._placed("explain.html", page(self.waiting, self.facts))]
+        shown = [each for one in made for each in self.ledger.shown(one.key)]
+        return [self._placed("explain.html", page(shown, self.facts))]
 
     def _placed(self, name: str, data: bytes) -> Path:
-        """Write a file. Another content is not lost: the new one gets a number, or is refused where it cannot."""
+        """Write a file. Another content is not lost: the new one gets a number, or is refused where it cannot.
+
+        What this run has written is never overwritten, not even by force.
+        """
         from attribkit.files import write_whole
 
         one = _names_a_file(self.out)
         path, number = self.out if one else self.out / name, 2
-        while not self.force and path.is_file() and path.read_bytes() != data:
+        while path in self.written or (not self.force and path.is_file() and path.read_bytes() != data):
             if one:
                 raise FileError(f"{path} is there already and holds something else: --force overwrites it")
-            path, number = self.out / f"{Path(name).stem}-{number}{Path(name).suffix}", number + 1
+            path, number = self.out / Path(name).with_stem(f"{Path(name).stem}-{number}"), number + 1
         if not path.is_file() or self.force:
             write_whole(path, data)
+        self.written.add(path)
         return path
 
     def _written(self, answer: Answer, ending: str) -> Iterator[Path]:
@@ -89,8 +138,12 @@ class Files:
             yield self._picture(answer)
         elif ending != "html":
             for method, result in answer.results.items():
-                name = f"{answer.stem}.{method}.{ending}"
-                yield self._placed(name, replace(result, about=self._about(answer)).encoded(name))
+                name = f"{self._stem(answer)}.{method}.{ending}"
+                yield self._placed(name, replace(result, about=self._about(answer)).encoded(name, crop=self.crop))
+
+    def _stem(self, answer: Answer) -> str:
+        """What the files of an answer are called, but for method and ending."""
+        return answer.stem if self.names is None else self.names.format_map(answer.fields)
 
     def _about(self, answer: Answer) -> dict[str, str]:
         """Where a result comes from, for whoever finds the file alone."""
@@ -104,7 +157,7 @@ class Files:
             f"{self.facts['model']}, weights {self.facts['weights']}; switches {', '.join(answer.question.switches)}"
         ]
         panels = [panel(shown, self.view, foot=foot) for shown in answer.shown()]
-        return self._placed(f"{answer.stem}.png", pictures.encode_png(_stacked(panels), self._about(answer)))
+        return self._placed(f"{self._stem(answer)}.png", pictures.encode_png(_stacked(panels), self._about(answer)))
 
 
 def _stacked(pictures: list[Any]) -> Any:
@@ -120,8 +173,8 @@ def _stacked(pictures: list[Any]) -> Any:
 # What is said
 
 
-def as_words(answer: Answer, files: list[Path]) -> str:
-    """An answer for a person: what was explained, what was chosen where nothing was said, and where it is."""
+def as_words(answer: Answer) -> str:
+    """An answer for a person: what was explained, and what was chosen where nothing was said."""
     known = "the network's weights are random" if answer.loaded.weights == "none" else answer.likeliest
     lines = [f"{answer.source.name}: {known}" if known else answer.source.name]
     lines += [f"  {_unit_in_words(answer, unit)}" for unit in answer.units]
@@ -129,7 +182,6 @@ def as_words(answer: Answer, files: list[Path]) -> str:
     if len(set(sites.values())) == 1:
         sites = {", ".join(answer.question.methods): next(iter(sites.values()))}
     lines += [f"  {methods}: {words}" for methods, words in sites.items()]
-    lines.append(f"  {answer.seconds:.1f} s  {' '.join(map(str, files))}".rstrip())
     return "\n".join(lines)
 
 

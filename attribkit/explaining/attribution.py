@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from attribkit.errors import BadType, BadValue
-from attribkit.files import npz, write_whole
+from attribkit.files import compressed_npz, write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from attribkit.engine.plan import Site
     from attribkit.report.pictures import Picture
     from attribkit.units import Unit
+
+Box = tuple[int, int, int, int]
 
 _FORMAT = "attribkit.attribution/1"
 _WRITTEN = ".png, .npz, .safetensors or .json"
@@ -117,7 +119,7 @@ class Attribution:
         units = tuple(replace(self.units[row], image=0) for row in rows)
         return replace(self, values=self.values[rows], units=units)
 
-    def save(self, path: str | os.PathLike[str], *, view: str = "classic") -> None:
+    def save(self, path: str | os.PathLike[str], *, view: str = "classic", crop: bool = False) -> None:
         """Write a file, whole or not at all, in the format that its ending names.
 
         - `.png`: the map as a picture, or a grid of all of them.
@@ -131,19 +133,21 @@ class Attribution:
             path: The file; its folder is made if it is missing.
             view: How a `.png` shows maps: "signed", "absolute", "positive" or "classic" (see
                 `attribkit.report.pictures.picture`). The other formats ignore it.
+            crop: Leave out of `.npz` and `.safetensors` what no unit sees. It is zero, and `load` puts it back.
 
         Raises:
             BadValue: The ending is none of these, or a map cannot be drawn.
             FileError: The file cannot be written.
         """
-        write_whole(path, self.encoded(path, view=view))
+        write_whole(path, self.encoded(path, view=view, crop=crop))
 
-    def encoded(self, path: str | os.PathLike[str], *, view: str = "classic") -> bytes:
+    def encoded(self, path: str | os.PathLike[str], *, view: str = "classic", crop: bool = False) -> bytes:
         """What `save` would write.
 
         Args:
             path: The file's name; its ending names the format.
             view: How a `.png` shows maps.
+            crop: Leave out of arrays what no unit sees.
 
         Returns:
             The bytes of the file.
@@ -161,11 +165,31 @@ class Attribution:
             raise BadValue(f"{path}: a result is saved as {_WRITTEN}: give the file one of these endings")
         if ending == ".png":
             return self._png(view)
+        if ending == ".json":
+            return f"{_json(self.manifest(), indent=2)}\n".encode()
+        seen = self._seen() if crop else None
+        values = self.values if seen is None else self.values[..., seen[0] : seen[2], seen[1] : seen[3]]
+        manifest = _json(self.manifest() | ({} if seen is None else {"crop": seen}))
         if ending == ".npz":
-            return npz(values=_array(self.values), manifest=np.array(_json(self.manifest())))
-        if ending == ".safetensors":
-            return self._safetensors()
-        return f"{_json(self.manifest(), indent=2)}\n".encode()
+            return compressed_npz(values=_array(values), manifest=np.array(manifest))
+        return _safetensors(values, manifest)
+
+    def _seen(self) -> Box | None:
+        """The smallest box that holds all that any unit sees; None where a unit sees the whole image."""
+        boxes = [unit.box for unit in self.units if unit.box is not None and len(unit.box) == 4]
+        if len(boxes) < len(self.units) or not boxes:
+            return None
+        height, width = self.values.shape[-2:]
+        tops, lefts, bottoms, rights = zip(*boxes, strict=True)
+        top, left, bottom, right = (
+            max(0, min(tops)),
+            max(0, min(lefts)),
+            min(height, max(bottoms)),
+            min(width, max(rights)),
+        )
+        if self.values.count_nonzero() != self.values[..., top:bottom, left:right].count_nonzero():
+            raise BadValue("a map reaches beyond what its unit sees, so that it cannot be cropped: leave out crop")
+        return top, left, bottom, right
 
     def picture(self, *, view: str = "classic") -> Image:
         """The map as a picture, or a grid of all of them.
@@ -232,13 +256,6 @@ class Attribution:
         drawn = [pictures.picture(values, view) for values in _array(self.values)]
         return drawn[0] if len(drawn) == 1 else pictures.grid(drawn)
 
-    def _safetensors(self) -> bytes:
-        import safetensors.torch
-
-        # One key only: the format keeps no order among several, and the bytes would vary.
-        metadata = {"manifest": _json(self.manifest())}
-        return safetensors.torch.save({"values": self.values.detach().cpu().contiguous()}, metadata)
-
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Attribution:
         """Read what `save` wrote as `.npz` or `.safetensors`.
@@ -268,6 +285,13 @@ class Attribution:
             settings=manifest["settings"],
             about=manifest.get("about", {}),
         )
+
+
+def _safetensors(values: Tensor, manifest: str) -> bytes:
+    import safetensors.torch
+
+    # One key only: the format keeps no order among several, and the bytes would vary.
+    return safetensors.torch.save({"values": values.detach().cpu().contiguous()}, {"manifest": manifest})
 
 
 def _unit_in_words(unit: Unit, several_images: bool) -> str:
@@ -333,7 +357,17 @@ def _read(path: Path) -> tuple[Tensor, dict[str, Any]]:
     manifest = json.loads(text)
     if values is None or manifest.get("format") != _FORMAT:
         raise BadValue(f"{path} was not written by Attribution.save")
-    return torch.as_tensor(values), manifest
+    return _whole(torch.as_tensor(values), manifest), manifest
+
+
+def _whole(values: Tensor, manifest: dict[str, Any]) -> Tensor:
+    """The values with what was left out of them, which is zero."""
+    if "crop" not in manifest:
+        return values
+    top, left, bottom, right = manifest["crop"]
+    whole = values.new_zeros(manifest["shape"])
+    whole[..., top:bottom, left:right] = values
+    return whole
 
 
 def _tupled(fields: Mapping[str, Any]) -> dict[str, Any]:

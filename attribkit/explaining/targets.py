@@ -67,6 +67,31 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Strongest:
+    """The strongest channels of each image: `count` of them, the strongest first, or all in their order."""
+
+    layer: str | None
+    count: int | None
+    at: At
+
+    @property
+    def has_positions(self) -> bool:
+        return self.at != "all"
+
+    def among(self, output: Tensor) -> Rows:
+        channels = torch.arange(output.shape[1], device=output.device).expand(len(output), -1)
+        if self.count is not None:
+            _check(torch.tensor([self.count - 1]), output.shape[1], self.layer)
+            rows = choose(output, self.layer, channels, self.at)
+            strengths = torch.tensor([[unit.activation for unit in row] for row in rows])
+            channels = strengths.sort(dim=1, descending=True, stable=True).indices[:, : self.count]
+        return choose(output, self.layer, channels, self.at)
+
+    def unseen(self, shape: Sequence[int]) -> Rows | None:
+        return None
+
+
+@dataclass(frozen=True)
 class Given:
     """One known unit per image."""
 
