@@ -41,7 +41,6 @@ TASKS: tuple[tuple[str, str | None], ...] = (
     ("resnet18", None),
     ("vgg11", "features.8"),
     ("vgg11", "features.13"),
-    ("vgg11", "features.18"),
 )
 
 
@@ -63,6 +62,7 @@ def main() -> None:
 
 def some_pictures(folder: Path, count: int) -> list[str]:
     """Parts of the cat, each another, as JPEG files of one size."""
+    folder.mkdir(exist_ok=True)
     cat = cv2.imread(str(CAT))
     assert cat is not None
     side = min(cat.shape[:2]) - 40

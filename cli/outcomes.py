@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from attribkit.cli.done import Done
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from attribkit.cli.answers import Respondent
+    from attribkit.cli.answers import Answer, Respondent
     from attribkit.cli.pictures import GivenImage
     from attribkit.cli.results import Files
 
@@ -31,25 +33,53 @@ class Outcomes:
     failed: dict[GivenImage, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[str]:
-        """For each image that can be explained, what is said of it."""
-        for start in range(0, len(self.pictures), self.respondent.IMAGES):
-            yield from self._of_group(self.pictures[start : start + self.respondent.IMAGES])
+        """For each image that can be explained, what is said of it.
 
-    def _of_group(self, group: Sequence[GivenImage]) -> Iterator[str]:
-        contents = self._contents(group)
-        keys = {source: self.files.key(source, content) for source, content in contents.items()}
+        A thread writes files while the network works on further images; one thread, so that in whichever run a name is
+        taken by the same image. What has been explained gets written, whatever stops the rest.
+        """
+        writing: deque[tuple[GivenImage, float, Future[Done]]] = deque()
+        pool = ThreadPoolExecutor(max_workers=1)
+        try:
+            for start in range(0, len(self.pictures), self.respondent.IMAGES):
+                group = self.pictures[start : start + self.respondent.IMAGES]
+                contents = self._contents(group)
+                keys = {source: self.files.key(source, content) for source, content in contents.items()}
+                yield from self._kept(keys)
+                for answers in self._missing(contents):
+                    source = answers[0].source
+                    seconds = sum(answer.seconds for answer in answers)
+                    writing.append((source, seconds, pool.submit(self.files.add, keys[source], answers)))
+                    del answers  # or the last one would stay until the next is there
+                    while len(writing) > self.respondent.IMAGES or (writing and writing[0][2].done()):
+                        yield self._written(*writing.popleft())
+            while writing:
+                yield self._written(*writing.popleft())
+        finally:
+            pool.shutdown()
+            self.by_image |= {source: made.result() for source, _, made in writing if made.exception() is None}
+
+    def _kept(self, keys: dict[GivenImage, str]) -> Iterator[str]:
+        """The images that an earlier run has explained."""
         for source, key in keys.items():
             if (found := self.files.find(key)) is not None:
                 self.by_image[source] = found
                 yield self._words(source, "done before")
-        inputs = self._inputs(contents) if any(source not in self.by_image for source in keys) else {}
+
+    def _missing(self, contents: dict[GivenImage, bytes]) -> Iterator[list[Answer]]:
+        """Answers for the other images of a group, computed with the whole group."""
+        if all(source in self.by_image for source in contents):
+            return
+        inputs = self._inputs(contents)
         if all(source in self.by_image for source in inputs):
             return
         for answers in self.respondent.answers(list(inputs.items())):
-            source = answers[0].source
-            if source not in self.by_image:
-                self.by_image[source] = self.files.add(keys[source], answers)
-                yield self._words(source, f"{sum(answer.seconds for answer in answers):.1f} s")
+            if answers[0].source not in self.by_image:
+                yield answers
+
+    def _written(self, source: GivenImage, seconds: float, made: Future[Done]) -> str:
+        self.by_image[source] = made.result()
+        return self._words(source, f"{seconds:.1f} s")
 
     def _contents(self, group: Sequence[GivenImage]) -> dict[GivenImage, bytes]:
         from attribkit.adapters.images import ImageError

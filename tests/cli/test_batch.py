@@ -310,7 +310,7 @@ def test_a_reader_that_goes_away_ends_it_without_a_word(photos: Path) -> None:
 
 
 def test_memory_is_not_kept_for_images_that_are_done(explain: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No answer outlives the group after its own: 40 images or a million."""
+    """No more answers are there at a time than images in two groups, whatever their number."""
     import gc
     import weakref
 
@@ -326,4 +326,4 @@ def test_memory_is_not_kept_for_images_that_are_done(explain: Command, monkeypat
 
     monkeypatch.setattr(results.Files, "add", counted)
     assert explain("photos", "-r", "--format", FORMATS).code == 1
-    assert max(most) <= 2
+    assert max(most) <= 2 * answers.Respondent.IMAGES < 38
