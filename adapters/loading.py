@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from attribkit.adapters.source import ORDER, LoadedModel, Source, UnknownModel
 from attribkit.adapters.weights import Weights
-from attribkit.errors import BadValue
+from attribkit.errors import BadType, BadValue
 
 GROUP = "attribkit.adapters"
 
@@ -47,6 +47,8 @@ def load(
         UnknownModel: There is no model of this name; the message lists the nearest.
         WeightsError: The weights cannot be had, or do not fit.
     """
+    if not isinstance(name, str):
+        raise BadType(f"load takes a model's name, not {type(name).__name__}; explain takes a network as it is")
     weights = "none" if weights is None else weights
     return replace(_built(name, weights, classes, channels), weights=os.fspath(weights))
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attribkit.errors import BadValue
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -50,19 +52,25 @@ class Preprocess:
         """
         raise NotImplementedError
 
-    def __call__(self, picture: Picture, size: Size | None = None) -> Tensor:
-        """Turn a picture into the model's input.
+    def __call__(self, picture: Picture | Sequence[Picture], size: Size | None = None) -> Tensor:
+        """Turn a picture into the model's input, or several into a batch.
 
         Args:
-            picture: A path, a PIL image, or an array of H x W x 3 bytes.
+            picture: A path, a PIL image, or an array of H x W x 3 bytes; or a list of these.
             size: The size of the input; None is the model's usual one.
 
         Returns:
-            The input, without the batch dimension.
+            The input, without the batch dimension; of a list, the batch.
 
         Raises:
-            ImageError: The picture cannot be read.
+            ImageError: A picture cannot be read.
+            BadValue: The pictures of a list become inputs of different sizes.
         """
+        if isinstance(picture, (list, tuple)):
+            return _batch([self(each, size) for each in picture])
+        return self._input(picture, size)  # type: ignore[arg-type]
+
+    def _input(self, picture: Picture, size: Size | None) -> Tensor:
         from PIL import Image
 
         from attribkit.adapters.images import to_rgb
@@ -88,6 +96,14 @@ class Preprocess:
             What a grey square becomes.
         """
         return self(np.full((224, 224, 3), 128, np.uint8))
+
+
+def _batch(inputs: Sequence[Tensor]) -> Tensor:
+    shapes = {tuple(each.shape[1:]): None for each in inputs}
+    if len(shapes) != 1:
+        found = ", ".join("x".join(map(str, each)) for each in shapes) or "none"
+        raise BadValue(f"pictures of one batch become inputs of one size, and these are of {found}: give size=")
+    return torch.stack(list(inputs))
 
 
 class Plain(Preprocess):

@@ -50,6 +50,10 @@ class LoadedModel:
     def __post_init__(self) -> None:
         self.model.eval()
 
+    def __repr__(self) -> str:
+        classes = f", {len(self.labels)} classes" if self.labels else ""
+        return f"LoadedModel({self.name}, {type(self.model).__name__}, weights {self.weights}{classes})"
+
     @property
     def known_labels(self) -> tuple[str, ...]:
         """The labels, unless the weights are random: a class of such a network means nothing."""

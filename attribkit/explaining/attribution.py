@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from attribkit.errors import BadType, BadValue
+from attribkit.errors import BadType, BadValue, FileError
 from attribkit.files import compressed_npz, write_whole
 
 if TYPE_CHECKING:
@@ -68,6 +68,24 @@ class Attribution:
         if self.values.ndim == 0 or len(self.values) != len(self.units):
             shape = tuple(self.values.shape)
             raise BadValue(f"{len(self.units)} units need one map each, but the values have the shape {shape}")
+
+    def __len__(self) -> int:
+        """How many maps there are."""
+        return len(self.units)
+
+    def __getitem__(self, which: int | slice) -> Attribution:
+        """The maps of some units, as a result of their own."""
+        rows = range(len(self.units))[which]
+        some = [rows] if isinstance(rows, int) else list(rows)
+        return replace(self, values=self.values[some], units=tuple(self.units[row] for row in some))
+
+    def __iter__(self) -> Iterator[Attribution]:
+        """Each map, as a result of its own."""
+        return (self[row] for row in range(len(self)))
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """The values, for numpy and what is built on it."""
+        return np.asarray(_array(self.values), dtype=dtype)
 
     def __repr__(self) -> str:
         maps = f"{len(self.values)} map{'s' * (len(self.values) != 1)} of "
@@ -342,6 +360,8 @@ def _json(manifest: dict[str, Any], indent: int | None = None) -> str:
 
 
 def _read(path: Path) -> tuple[Tensor, dict[str, Any]]:
+    if not path.is_file():
+        raise FileError(f"there is no file {path}; a result is written by its save()")
     if path.suffix.lower() == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             arrays = dict(archive)

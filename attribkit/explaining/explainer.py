@@ -2,50 +2,42 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, Literal, Protocol, TypeVar, overload
+from collections.abc import Sequence
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from attribkit.engine import rules
 from attribkit.engine.plan import plan_of
-from attribkit.engine.rules import Relay, Rule, RuleByPart, RuleLike
+from attribkit.engine.rules import Relay
 from attribkit.engine.switches import Switches
 from attribkit.errors import BadType, BadValue
 from attribkit.explaining import targets
 from attribkit.explaining.attribution import Attribution
+from attribkit.explaining.given import (
+    Method,
+    Model,
+    Pick,
+    check_names,
+    has_function,
+    is_one,
+    looks_at_planes,
+    named,
+    unloaded,
+)
 from attribkit.explaining.labels import numbered
+from attribkit.explaining.misfit import said_of_images
 from attribkit.explaining.nets import Nets
 from attribkit.explaining.targets import Asked, At, Given, One, Several, Target
 from attribkit.explaining.task import Explained, Question
 from attribkit.units import Unit
 
-Method = RuleLike | RuleByPart
-"""A rule that is asked for: its name, a `Rule`, a function of `(signal, gate)`, or a mapping from parts to these."""
-
-Pick = Callable[[Any], Tensor]
 Result = TypeVar("Result")
-
-
-class Loaded(Protocol):
-    """What `attribkit.load` gives, as far as it matters here."""
-
-    @property
-    def model(self) -> nn.Module: ...
-
-    @property
-    def output(self) -> Pick | None: ...
-
-    @property
-    def labels(self) -> Sequence[str]: ...
 
 
 Classes = One | str | Sequence[str]
 """One class per image: its number or its name, or a list of these."""
-
-Model = nn.Module | Loaded | Callable[..., Any]
 
 
 class Explainer(Generic[Result]):
@@ -64,7 +56,7 @@ class Explainer(Generic[Result]):
         method: "backprop", "deconvnet", "guided", a `Rule`, a function of `(signal, gate)`, or a mapping from patterns
             to these, which gives each part of the network a rule of its own. A list of methods shares the forward
             pass, and answers are dicts by name.
-        layer: The path of the layer whose units are explained. Without it, the model's output is explained.
+        layer: The path of the layer whose units are explained, or the module. Without it, the output is explained.
         output: Picks the tensor to explain where the output is a tuple, a dict or an object.
         switches: How a signal passes max-pools: "own", recorded `Switches`, "uniform", "center" or "corner".
         activations: "all" makes the smooth ones (GELU, SiLU...) follow the rule too.
@@ -86,7 +78,7 @@ class Explainer(Generic[Result]):
         model: Model,
         method: Method = "guided",
         *,
-        layer: str | None = None,
+        layer: str | nn.Module | None = None,
         output: Pick | None = None,
         switches: str | Switches = "own",
         activations: Literal["rectifiers", "all"] = "rectifiers",
@@ -101,7 +93,7 @@ class Explainer(Generic[Result]):
         model: Model,
         method: Sequence[Method],
         *,
-        layer: str | None = None,
+        layer: str | nn.Module | None = None,
         output: Pick | None = None,
         switches: str | Switches = "own",
         activations: Literal["rectifiers", "all"] = "rectifiers",
@@ -115,7 +107,7 @@ class Explainer(Generic[Result]):
         model: Model,
         method: Method | Sequence[Method] = "guided",
         *,
-        layer: str | None = None,
+        layer: str | nn.Module | None = None,
         output: Pick | None = None,
         switches: str | Switches = "own",
         activations: Literal["rectifiers", "all"] = "rectifiers",
@@ -124,13 +116,13 @@ class Explainer(Generic[Result]):
         norms: Literal["rule", "bypass", "gradient"] = "rule",
         precision: Literal["bfloat16"] | None = None,
     ) -> None:
-        self.model, loaded_output, self.labels = _unloaded(model)
-        self.layer = layer
+        self.model, loaded_output, self.labels = unloaded(model)
+        self.layer = layer = named(layer, self.model)
         self.output = output or (loaded_output if layer is None else None)
-        self._several = not _is_one(method)
+        self._several = not is_one(method)
         methods: Sequence[Any] = method if self._several else [method]  # type: ignore[assignment]
         self._rules = [rules.resolve(each) for each in methods]
-        _check_names([rule.name for rule in self._rules])
+        check_names([rule.name for rule in self._rules])
         if precision not in (None, "bfloat16"):
             raise BadValue(f"precision is 'bfloat16' or None, not {precision!r}")
         self.precision = precision
@@ -138,7 +130,7 @@ class Explainer(Generic[Result]):
         plan = plan_of(rule, activations, switches, overlap, replay, norms)
         # Recorded switches point into whole planes; signals that overwrite may carry to a unit what lies beside it.
         local = isinstance(switches, str) and replay == "down" and overlap == "add" and self.output is None
-        local = local and not any(map(_has_function, self._rules))
+        local = local and not any(map(has_function, self._rules))
         self._nets = Nets(self.model, plan, Question(layer, self.output, precision, local))
         self.settings: dict[str, Any] = {
             "switches": switches if isinstance(switches, str) else "recorded",
@@ -209,7 +201,7 @@ class Explainer(Generic[Result]):
             target: The units that are asked for.
             seen: The layer's output for these images, where it is known already.
         """
-        with torch.inference_mode(False), self._nets.lent() as net:
+        with torch.inference_mode(False), self._nets.lent() as net, said_of_images(self.model, images):
             return net.explained(images.clone() if images.is_inference() else images, target, seen)
 
     def results(self, explained: Explained) -> Result:
@@ -244,44 +236,14 @@ class Explainer(Generic[Result]):
     def _check(self, images: Tensor) -> None:
         if not isinstance(images, Tensor) or not images.is_floating_point():
             kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            raise BadType(f"images must be a float tensor of N x C x H x W, not {kind}; preprocess them first")
-        if images.dim() == 3 and isinstance(self.model, nn.Module) and _looks_at_planes(self.model):
+            remedy = "; preprocess them first, as in attribkit.load(...).preprocess(picture)[None]"
+            raise BadType(f"images must be a float tensor of N x C x H x W, not {kind}{remedy}")
+        if images.dim() == 3 and isinstance(self.model, nn.Module) and looks_at_planes(self.model):
             raise BadValue("images have no batch dimension; write images[None] for one image")
         if images.numel() == 0:
             raise BadValue(f"there is nothing to explain in images of shape {tuple(images.shape)}")
         if self.precision is not None and images.dtype not in (torch.float32, torch.bfloat16):
             raise BadType(f"precision='bfloat16' needs images of float32, not of {images.dtype}")
-
-
-def _unloaded(model: Model) -> tuple[Any, Pick | None, Sequence[str]]:
-    """The network itself, what picks the tensor to explain from its output, and the names of its classes."""
-    inner = getattr(model, "model", None)
-    if isinstance(model, nn.Module) or not isinstance(inner, nn.Module):
-        return model, None, ()
-    return inner, getattr(model, "output", None), getattr(model, "labels", ())
-
-
-def _is_one(method: Any) -> bool:
-    return isinstance(method, (str, Rule, RuleByPart, Mapping)) or callable(method)
-
-
-def _has_function(rule: Rule | RuleByPart) -> bool:
-    """Whether somebody's own function is in it, which may make a signal where there was none."""
-    parts = [part for _, part in rule.parts] if isinstance(rule, RuleByPart) else [rule]
-    return any(part.function is not None for part in parts)
-
-
-def _looks_at_planes(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.Conv2d) for module in model.modules())
-
-
-def _check_names(names: Sequence[str]) -> None:
-    if not names:
-        raise BadValue("method is an empty list; give at least one")
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        remedy = "give each a name of its own, as in attribkit.Rule('mine', function=lambda signal, gate: ...)"
-        raise BadValue(f"{names.count(twice[0])} methods are called {twice[0]!r}; {remedy}")
 
 
 # ---------------------------------------------------------------------------------------------------------- explain
@@ -293,7 +255,7 @@ def explain(  # type: ignore[overload-overlap]  # a str is a sequence of str, bu
     images: Tensor,
     method: Method = "guided",
     *,
-    layer: str | None = None,
+    layer: str | nn.Module | None = None,
     channel: One | None = None,
     channels: Several | None = None,
     at: At = "max",
@@ -313,7 +275,7 @@ def explain(
     images: Tensor,
     method: Sequence[Method],
     *,
-    layer: str | None = None,
+    layer: str | nn.Module | None = None,
     channel: One | None = None,
     channels: Several | None = None,
     at: At = "max",
@@ -332,7 +294,7 @@ def explain(
     images: Tensor,
     method: Method | Sequence[Method] = "guided",
     *,
-    layer: str | None = None,
+    layer: str | nn.Module | None = None,
     channel: One | None = None,
     channels: Several | None = None,
     at: At = "max",
@@ -359,7 +321,7 @@ def explain(
         method: "backprop", "deconvnet", "guided", a `Rule`, a function of `(signal, gate)`, or a mapping from patterns
             to these, which gives each part of the network a rule of its own. A list of methods shares one forward
             pass and gives a dict by name.
-        layer: The path of the layer whose units are explained. Without it, the model's output is explained.
+        layer: The path of the layer whose units are explained, or the module. Without it, the output is explained.
         channel: One channel of the layer: a number, or a list with one per image. Without it, the strongest.
         channels: Several channels of every image: a flat list, or a list for each image.
         at: A position in the layer's map, "max" (the strongest) or "all" (the whole channel).

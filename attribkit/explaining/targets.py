@@ -7,6 +7,7 @@ tokens, N x T x C, the feature is the channel and the token the position.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -205,7 +206,10 @@ def _position(at: At, plane: Sequence[int]) -> int | None:
         if at not in ("max", "all"):
             raise BadValue(f"at is 'max', 'all' or a position such as (4, 7), not {at!r}")
         return None
-    at = [int(i) for i in at]
+    try:
+        at = [operator.index(i) for i in at]
+    except TypeError:
+        raise BadType(f"at is 'max', 'all' or a position in whole numbers such as (4, 7), not {at!r}") from None
     if len(at) != len(plane) or not all(-size <= i < size for i, size in zip(at, plane, strict=True)):
         raise BadValue(f"no position {tuple(at)} in a map of {'x'.join(map(str, plane)) or 'no positions'}")
     flat = 0

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from attribkit.engine.shadow import shadow
 from attribkit.errors import BadValue
-from attribkit.explaining.explainer import Model
+from attribkit.explaining.given import Model
 from attribkit.studies import stored
 
 Array = npt.NDArray[Any]

@@ -17,7 +17,8 @@ from torch import nn
 from attribkit.engine.shadow import unwrapped
 from attribkit.errors import BadType, BadValue
 from attribkit.explaining.calls import check_layer
-from attribkit.explaining.explainer import Explainer, Loaded, Method
+from attribkit.explaining.explainer import Explainer
+from attribkit.explaining.given import Loaded, Method
 from attribkit.studies.data import PictureSet, opened
 from attribkit.studies.folder import RunFolder
 from attribkit.studies.projecting import Place, Projection, Projector, plainly

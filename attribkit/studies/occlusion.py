@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from attribkit.errors import BadType, BadValue
 from attribkit.explaining.calls import check_layer
-from attribkit.explaining.explainer import Model
+from attribkit.explaining.given import Model
 from attribkit.explaining.targets import as_channels
 from attribkit.studies import stored
 from attribkit.studies.incremental import Patches, Runner, summed
