@@ -313,6 +313,7 @@ def _caller() -> str:
     name: str | None = None
     while frame is not None and frame.f_code is not _top.__code__:
         if frame.f_code.co_filename.endswith(CHECKPOINT):
+            del frame  # or it would live as long as this one does, and this one as long as it
             raise CannotRewrite(
                 "gradient checkpointing computes activations again where the rule cannot follow: "
                 "turn it off (in timm: model.set_grad_checkpointing(False))"

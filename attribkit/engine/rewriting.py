@@ -217,7 +217,8 @@ class Rewritten(nn.Module):
         finally:
             self._note(lift)
         if lift.failed is not None:
-            raise lift.failed
+            # The model's frames go: in one of them torch's checkpointing (2.8) would keep watching what is saved.
+            raise lift.failed.with_traceback(None)
         return output
 
     def _note(self, lift: Lift) -> None:
