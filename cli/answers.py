@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from attribkit.errors import BadValue
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -18,8 +20,8 @@ if TYPE_CHECKING:
     from attribkit.report.shown import Shown
 
 
-Channels = list[int] | Literal["all"] | int | None
-"""These, all, so many of the strongest, or (None) the strongest."""
+Channels = list[int] | Literal["all", "unusual"] | int | None
+"""These, all, so many of the strongest, the most unusual one, or (None) the strongest."""
 
 FIELDS = ("image", "layer", "asked", "model")
 
@@ -31,13 +33,15 @@ class Question:
     methods: list[str]
     layers: list[str | None]
     channels: Channels
-    at: Literal["max", "all"] | tuple[int, ...]
+    at: Literal["max", "inside", "all"] | tuple[int, ...]
     classes: Channels
     size: int | None
     switches: Mapping[str, str | Switches]
     """One way with switches or several, by their names."""
     rewriting: Mapping[str, Any]
     """Options of an explainer that have no words of their own here: activations, overlap..."""
+    usual: tuple[str, str, Sequence[float]] | None = None
+    """Where is said what is usual, of which layer, and the mean of each of its channels."""
 
     def columns(self) -> Iterator[tuple[str, str, str]]:
         """Each method with each way, those of a method together: the column's name, method, way."""
@@ -59,6 +63,8 @@ class Answer:
     """By the names of the question's columns."""
     likeliest: str
     seconds: float
+    together: int = 1
+    """How many images were explained at once."""
 
     @property
     def stem(self) -> str:
@@ -175,6 +181,7 @@ class Respondent:
                     results={name: result.of_image(number) for name, result in by_column.items()},
                     likeliest=likeliest[number],
                     seconds=seconds,
+                    together=len(waiting),
                 )
                 for layer, by_column in results.items()
             ]
@@ -190,12 +197,24 @@ class Respondent:
         return {name: by_way[way][method] for name, method, way in self.question.columns()}
 
     def _target(self, layer: str | None, images: int) -> Target:
-        from attribkit.explaining.targets import Asked, Strongest, as_channels
+        from attribkit.explaining.targets import Asked, Strongest, Unusual, as_channels
 
         name, asked = ("target", self.question.classes) if layer is None else ("channel", self.question.channels)
+        if asked == "unusual":
+            return Unusual(layer, self._usual(layer), self.question.at)
         if asked == "all" or isinstance(asked, int):
             return Strongest(layer, asked if isinstance(asked, int) else None, self.question.at)
         return Asked(layer, as_channels(None, asked, images, name), self.question.at)
+
+    def _usual(self, layer: str | None) -> Tensor | None:
+        import torch
+
+        if self.question.usual is None:
+            return None
+        file, known, means = self.question.usual
+        if known != layer:
+            raise BadValue(f"{file} says what is usual in {known}, not in {layer}")
+        return torch.tensor(means)
 
     def _seen(self, images: Tensor) -> dict[str | None, Any]:
         """What a classifier says of the images, under None, and its layers' outputs on the way there."""

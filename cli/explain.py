@@ -17,7 +17,7 @@ from attribkit.errors import BadValue, FileError
 if TYPE_CHECKING:
     from attribkit import Switches
     from attribkit.adapters.source import LoadedModel
-    from attribkit.cli.answers import Question, Respondent
+    from attribkit.cli.answers import Channels, Question, Respondent
     from attribkit.cli.pictures import GivenImage
 
 _NOT_OF_RESULTS = ("--json", "--quiet", "-q", "--debug", "--force")
@@ -47,10 +47,18 @@ VIEWS = ("classic", "signed", "absolute", "positive")
     "channels",
     multiple=True,
     callback=options.joined,
-    metavar="N,N-N|max:K|all",
-    help="Numbers and spans, the K strongest, or all.  [default: the strongest]",
+    metavar="N,N-N|max:K|unusual|all",
+    help="Numbers and spans, the K strongest, the most unusual, or all.  [default: the strongest]",
 )
-@click.option("--at", default="max", show_default=True, metavar="Y,X|max|all", help="Position in the layer's map.")
+@click.option(
+    "--usual",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="An npz of attribkit gallery, whose means say what is usual; the most unusual channel is then the default.",
+)
+@click.option(
+    "--at", default="max", show_default=True, metavar="Y,X|max|inside|all", help="Position in the layer's map."
+)
 @click.option(
     "--class",
     "classes",
@@ -163,7 +171,7 @@ def command(
     """
     if asked["layers"] and asked["classes"]:
         raise click.UsageError("--class asks for an output of the network, --layer for a unit inside: give one of them")
-    if asked["channels"] and not asked["layers"]:
+    if (asked["channels"] or asked["usual"]) and not asked["layers"]:
         raise click.UsageError("--channel belongs to --layer; --class N asks for an output of the network")
     from attribkit.cli.answers import Respondent
 
@@ -180,6 +188,7 @@ def _question(
     loaded: LoadedModel,
     layers: str,
     channels: str,
+    usual: Path | None,
     at: str,
     classes: tuple[str, ...],
     method: str,
@@ -192,8 +201,9 @@ def _question(
     return Question(
         methods=options.words(method, "--method", METHODS),
         layers=_layers(layers, loaded) or [None],
-        channels=_strongest(channels) or options.spans(channels, "--channel"),
-        at=at if at in ("max", "all") else tuple(options.numbers(at, "--at")),  # type: ignore[arg-type]
+        channels=_channels(channels, usual),
+        usual=None if usual is None else _usual(usual),
+        at=at if at in ("max", "inside", "all") else tuple(options.numbers(at, "--at")),  # type: ignore[arg-type]
         classes=_classes(classes, loaded),
         size=size,
         switches=_switches(switches, rewriting["replay"]),
@@ -215,6 +225,29 @@ def _layers(text: str, loaded: LoadedModel) -> list[str | None]:
             raise BadValue(f"--layer {part} fits no layer: attribkit layers {loaded.name} lists them")
         chosen |= dict.fromkeys(fitting)
     return list(chosen)
+
+
+def _channels(text: str, usual: Path | None) -> Channels:
+    if text.strip() == "unusual" or (usual is not None and not text):
+        return "unusual"
+    return _strongest(text) or options.spans(text, "--channel")
+
+
+def _usual(path: Path) -> tuple[str, str, Sequence[float]]:
+    """A file's name, the layer of the gallery in it, and the mean of each channel."""
+    import json
+    import zipfile
+
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            layer, channels, mean = json.loads(str(arrays["facts"]))["layer"], arrays["channels"], arrays["mean"]
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise FileError(f"--usual {path} is no npz that attribkit gallery has written: {error}") from error
+    if channels.tolist() != list(range(len(channels))):
+        raise BadValue(f"--usual {path} knows some channels only: make a gallery of all of them")
+    return path.name, layer, mean.tolist()
 
 
 def _strongest(text: str) -> Literal["all"] | int | None:

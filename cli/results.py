@@ -203,17 +203,25 @@ def _unit_in_words(answer: Answer, unit: Unit) -> str:
         name = f" ({label})" if (label := answer.label(unit)) else ""
         return f"class {unit.channel}{name}{chosen}: {unit.activation:.4g}"
     channel = f"{unit.layer}, channel {unit.channel}"
-    by_strength = question.channels is None
     if unit.position is None:
-        chosen = " (the strongest)" if by_strength else ""
+        chosen = f" ({_chosen(answer)})" if question.channels in (None, "unusual") else ""
         return f"{channel}{chosen}, everywhere: activations sum to {unit.activation:.4g}"
-    strongest = {
-        (True, True): " (the strongest unit)",
-        (True, False): " (the strongest channel there)",
-        (False, True): " (where it is strongest)",
-    }.get((by_strength, question.at == "max"), "")
+    chosen = f" ({_chosen(answer)})" if _chosen(answer) else ""
     place = ",".join(map(str, unit.position))
-    return f"{channel} at {place}{strongest}: activation {unit.activation:.4g}{_box_in_words(unit)}"
+    return f"{channel} at {place}{chosen}: activation {unit.activation:.4g}{_box_in_words(unit)}"
+
+
+def _chosen(answer: Answer) -> str:
+    """By what a unit was chosen where not all of it was given."""
+    question = answer.question
+    inside = ", inside" if question.at == "inside" else ""
+    if question.channels == "unusual":
+        others = f"beside {answer.together - 1} other images" if question.usual is None else f"by {question.usual[0]}"
+        return f"the most unusual channel {others}{inside}"
+    if question.channels is None:
+        strongest = {"max": "the strongest unit", "inside": "the strongest unit inside", "all": "the strongest"}
+        return strongest[question.at] if isinstance(question.at, str) else "the strongest channel there"
+    return f"where it is strongest{inside}" if question.at in ("max", "inside") else ""
 
 
 def _box_in_words(unit: Unit) -> str:

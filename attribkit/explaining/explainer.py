@@ -163,7 +163,8 @@ class Explainer(Generic[Result]):
             images: N x C x H x W, floats.
             channel: One channel of the layer: a number, or a list with one per image. Without it, the strongest.
             channels: Several channels of every image: a flat list, or a list for each image.
-            at: A position in the layer's map, "max" (the strongest) or "all" (the whole channel).
+            at: A position in the layer's map, "max" (the strongest), "inside" (the strongest that sees nothing beyond
+                the image's edges) or "all" (the whole channel).
             target: One class: a number, a label, or a list with one per image. Without it, the predicted one.
             targets: Several classes of every image.
 
@@ -324,7 +325,8 @@ def explain(
         layer: The path of the layer whose units are explained, or the module. Without it, the output is explained.
         channel: One channel of the layer: a number, or a list with one per image. Without it, the strongest.
         channels: Several channels of every image: a flat list, or a list for each image.
-        at: A position in the layer's map, "max" (the strongest) or "all" (the whole channel).
+        at: A position in the layer's map, "max" (the strongest), "inside" (the strongest of the units that see nothing
+            beyond the image's edges) or "all" (the whole channel).
         target: One class: a number, a label, or a list with one per image. Without it, the predicted one.
         targets: Several classes of every image.
         output: Picks the tensor to explain where the output is a tuple, a dict or an object.

@@ -115,7 +115,7 @@ class Net:
             rows = target.unseen(known.field.shape)
         if rows is None:
             output = seen if seen is not None and begun else self.task.looked_at(images)
-            rows = target.among(output)
+            rows = target.among(output, known.field)
         explained = self.task.on_crops(images, known.field, [unit for row in rows for unit in row], output)
         if explained is None:
             known.no_crops()

@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from attribkit.errors import BadType, BadValue
+from attribkit.explaining.windows import ReceptiveField
 from attribkit.units import Unit
 
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
-At = Literal["max", "all"] | Sequence[int]
+At = Literal["max", "inside", "all"] | Sequence[int]
 One = int | Sequence[int] | Tensor
 Several = Sequence[int] | Sequence[Sequence[int]] | Tensor
 
@@ -35,8 +36,8 @@ class Target(Protocol):
     def has_positions(self) -> bool:
         """Whether each is one place in its map, and no whole channel."""
 
-    def among(self, output: Tensor) -> Rows:
-        """The units, looked for in an output."""
+    def among(self, output: Tensor, field: ReceptiveField) -> Rows:
+        """The units, looked for in an output whose units see this."""
 
     def unseen(self, shape: Sequence[int]) -> Rows | None:
         """The units in a map of this shape, with unknown activations; None where they have to be looked for."""
@@ -54,8 +55,8 @@ class Asked:
     def has_positions(self) -> bool:
         return not isinstance(self.at, str) or self.at != "all"
 
-    def among(self, output: Tensor) -> Rows:
-        return choose(output, self.layer, self.channels, self.at)
+    def among(self, output: Tensor, field: ReceptiveField) -> Rows:
+        return choose(output, self.layer, self.channels, self.at, field)
 
     def unseen(self, shape: Sequence[int]) -> Rows | None:
         if self.channels is None or isinstance(self.at, str):
@@ -79,14 +80,47 @@ class Strongest:
     def has_positions(self) -> bool:
         return self.at != "all"
 
-    def among(self, output: Tensor) -> Rows:
-        channels = torch.arange(output.shape[1], device=output.device).expand(len(output), -1)
-        if self.count is not None:
-            _check(torch.tensor([self.count - 1]), output.shape[1], self.layer)
-            rows = choose(output, self.layer, channels, self.at)
-            strengths = torch.tensor([[unit.activation for unit in row] for row in rows])
-            channels = strengths.sort(dim=1, descending=True, stable=True).indices[:, : self.count]
-        return choose(output, self.layer, channels, self.at)
+    def among(self, output: Tensor, field: ReceptiveField) -> Rows:
+        strengths, _ = _strengths(output, self.at, self.layer, field)
+        count = strengths.shape[1] if self.count is None else self.count
+        _check(torch.tensor([count - 1]), strengths.shape[1], self.layer)
+        order = strengths.sort(dim=1, descending=True, stable=True).indices[:, :count]
+        return choose(output, self.layer, order if self.count is not None else order.sort(1).values, self.at, field)
+
+    def unseen(self, shape: Sequence[int]) -> Rows | None:
+        return None
+
+
+@dataclass(frozen=True)
+class Unusual:
+    """Of each image the channel that is furthest above what is usual for it: its mean over other images.
+
+    Attributes:
+        layer: The layer's path.
+        usual: For each channel its mean; None takes that over the other images of the batch.
+        at: As everywhere.
+    """
+
+    layer: str | None
+    usual: Tensor | None
+    at: At
+
+    @property
+    def has_positions(self) -> bool:
+        return self.at != "all"
+
+    def among(self, output: Tensor, field: ReceptiveField) -> Rows:
+        strengths, _ = _strengths(output, self.at, self.layer, field)
+        if self.usual is not None:
+            if self.usual.shape != strengths.shape[1:]:
+                count = f"{len(self.usual)} channels are known, and {self.layer!r} has {strengths.shape[1]}"
+                raise BadValue(f"what is usual is known of another layer: {count}")
+            above = strengths - self.usual.to(strengths)
+        elif len(output) > 1:
+            above = strengths - (strengths.sum(0) - strengths) / (len(output) - 1)
+        else:
+            raise BadValue("what is unusual shows beside other images: explain several at once, or say what is usual")
+        return choose(output, self.layer, above.argmax(1, keepdim=True), self.at, field)
 
     def unseen(self, shape: Sequence[int]) -> Rows | None:
         return None
@@ -102,7 +136,7 @@ class Given:
     def has_positions(self) -> bool:
         return all(unit.position is not None for unit in self.units)
 
-    def among(self, output: Tensor) -> Rows:
+    def among(self, output: Tensor, field: ReceptiveField) -> Rows:
         values = [float(output[image][unit.index].detach().sum()) for image, unit in enumerate(self.units)]
         return [[replace(u, image=i, activation=v)] for i, (u, v) in enumerate(zip(self.units, values, strict=True))]
 
@@ -118,32 +152,59 @@ def channels_first(output: Tensor, image_dims: int) -> Tensor:
 TOKEN_DIMS = 3
 
 
-def choose(output: Tensor, layer: str | None, channels: Tensor | None, at: At) -> Rows:
-    """For each image its units: in the given channels (images x K), or the strongest of all."""
-    if output.dim() < 2 or not output.is_floating_point():
-        raise BadType(
-            f"cannot explain an output of shape {tuple(output.shape)} and type {output.dtype}; "
-            "pass output=, a function that picks a float tensor of images x channels"
-        )
-    flat = output.detach().flatten(2) if output.dim() > 2 else output.detach()[..., None]
-    position = _position(at, output.shape[2:])
-    seen = flat[..., position : position + 1] if position is not None else flat
-    strength, where = seen.max(-1)
+def choose(
+    output: Tensor, layer: str | None, channels: Tensor | None, at: At, field: ReceptiveField | None = None
+) -> Rows:
+    """For each image its units: in the given channels (images x K), or the strongest of all; "inside" needs a field."""
+    strengths, where = _strengths(output, at, layer, field)
     if channels is None:
-        channels = strength.argmax(1, keepdim=True)
-    channels = channels.to(flat.device)
+        channels = strengths.argmax(1, keepdim=True)
+    channels = channels.to(strengths.device)
     _check(channels, output.shape[1], layer)
     whole = at == "all" or output.dim() == 2
-    values = (flat.sum(-1) if at == "all" else strength).gather(1, channels).tolist()
+    values = (_flat(output).sum(-1) if at == "all" else strengths).gather(1, channels).tolist()
     places = where.gather(1, channels).tolist()
 
     def position_of(place: int) -> tuple[int, ...] | None:
-        return None if whole else _unflat(place if position is None else position, output.shape[2:])
+        return None if whole else _unflat(place, output.shape[2:])
 
     return [
         [Unit(image, layer, channel, position_of(place), value) for channel, place, value in zip(*row, strict=True)]
         for image, row in enumerate(zip(channels.tolist(), places, values, strict=True))
     ]
+
+
+def _strengths(output: Tensor, at: At, layer: str | None, field: ReceptiveField | None) -> tuple[Tensor, Tensor]:
+    """Of each image and channel the strongest activation where units are looked for, and its flat position."""
+    if output.dim() < 2 or not output.is_floating_point():
+        raise BadType(
+            f"cannot explain an output of shape {tuple(output.shape)} and type {output.dtype}; "
+            "pass output=, a function that picks a float tensor of images x channels"
+        )
+    flat, position = _flat(output), _position(at, output.shape[2:])
+    if position is not None:
+        return flat[..., position], torch.full(flat.shape[:2], position, device=flat.device)
+    if at == "inside":
+        inside = _inside(field, output.shape[2:]).to(flat.device) if field is not None else torch.zeros(1)
+        if not inside.any():
+            raise BadValue(
+                f"no unit of {layer or 'the output'} sees the inside of an image only: leave out at='inside'"
+            )
+        flat = flat.masked_fill(~inside, -math.inf)
+    return tuple(flat.max(-1))  # type: ignore[return-value]
+
+
+def _flat(output: Tensor) -> Tensor:
+    return output.detach().flatten(2) if output.dim() > 2 else output.detach()[..., None]
+
+
+def _inside(field: ReceptiveField, plane: Sequence[int]) -> Tensor:
+    """Which positions of a map see nothing beyond the edges of the image, flat."""
+    inside = torch.ones((), dtype=torch.bool)
+    for window, size in zip(field.windows, plane, strict=True):
+        line = torch.tensor([window.is_inside(i) for i in range(size)])
+        inside = inside[..., None] & line
+    return inside.flatten()
 
 
 def signal(output: Tensor, units: Sequence[Unit]) -> Tensor:
@@ -203,13 +264,15 @@ def _whole_numbers(value: object, name: str) -> Tensor:
 def _position(at: At, plane: Sequence[int]) -> int | None:
     """The flat index of a position; None where every position counts."""
     if isinstance(at, str):
-        if at not in ("max", "all"):
-            raise BadValue(f"at is 'max', 'all' or a position such as (4, 7), not {at!r}")
+        if at not in ("max", "inside", "all"):
+            raise BadValue(f"at is 'max', 'inside', 'all' or a position such as (4, 7), not {at!r}")
         return None
     try:
         at = [operator.index(i) for i in at]
     except TypeError:
-        raise BadType(f"at is 'max', 'all' or a position in whole numbers such as (4, 7), not {at!r}") from None
+        raise BadType(
+            f"at is 'max', 'inside', 'all' or a position in whole numbers such as (4, 7), not {at!r}"
+        ) from None
     if len(at) != len(plane) or not all(-size <= i < size for i, size in zip(at, plane, strict=True)):
         raise BadValue(f"no position {tuple(at)} in a map of {'x'.join(map(str, plane)) or 'no positions'}")
     flat = 0

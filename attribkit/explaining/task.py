@@ -93,7 +93,7 @@ class Task:
     def on_whole_images(self, images: Tensor, field: ReceptiveField, target: Target) -> Explained:
         """Units looked for and explained in one forward pass; one backward pass per unit of an image, and rule."""
         up = Pass(self.forward, images)
-        units = target.among(up.output)
+        units = target.among(up.output, field)
         columns = list(zip(*units, strict=True))
         # K x rules x images
         maps = [list(self.ways_down(up, column, last=column is columns[-1])) for column in columns]

@@ -22,6 +22,12 @@ class Window:
         stop = self.size if self.after is None else min(self.size, i * self.stride + self.after)
         return start, stop
 
+    def is_inside(self, i: int) -> bool:
+        """Whether unit i sees nothing beyond the edges."""
+        if self.before is None or self.after is None:
+            return False
+        return i * self.stride >= self.before and i * self.stride + self.after <= self.size
+
     def longest(self) -> int:
         """The most pixels that a crop for a unit has."""
         if self.before is None or self.after is None:

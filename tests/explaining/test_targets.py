@@ -121,7 +121,7 @@ def test_units_are_plain_numbers() -> None:
         ((0, -7), r"no position \(0, -7\) in a map of 5x6"),
         ((1, 2, 3), r"no position \(1, 2, 3\) in a map of 5x6"),
         ((), r"no position \(\) in a map of 5x6"),
-        ("everywhere", r"at is 'max', 'all' or a position such as \(4, 7\), not 'everywhere'"),
+        ("everywhere", r"at is 'max', 'inside', 'all' or a position such as \(4, 7\), not 'everywhere'"),
     ],
     ids=str,
 )
