@@ -73,9 +73,23 @@ class Preprocess:
     def _input(self, picture: Picture, size: Size | None) -> Tensor:
         from PIL import Image
 
+        return self.transform(size)(Image.fromarray(self.picture(picture)))
+
+    def picture(self, picture: Picture) -> RGB:
+        """The picture itself, before anything is done for the model.
+
+        Args:
+            picture: A path, a PIL image, or an array of H x W x 3 bytes.
+
+        Returns:
+            H x W x 3 bytes, upright, on white.
+
+        Raises:
+            ImageError: The picture cannot be read.
+        """
         from attribkit.adapters.images import to_rgb
 
-        return self.transform(size)(Image.fromarray(to_rgb(picture)))
+        return to_rgb(picture)
 
     def undo(self, x: Tensor) -> RGB:
         """The picture that the model saw, after resizing and cropping.

@@ -191,7 +191,7 @@ def gallery(
         FileError: A file cannot be written.
     """
     survey = survey_of(loaded, data, layer, top, score, size, precision, None if force else out)
-    watch = watch or _unwatched
+    watch = watch or unwatched
     explainers = {path: Explainer(survey.model, method, layer=path, switches=switches) for path in survey.layers}
     with _folder(out) as place:
         folder = RunFolder(Path(place))
@@ -360,5 +360,5 @@ def _folder(out: str | Path | None) -> AbstractContextManager[str | Path]:
     return nullcontext(out)
 
 
-def _unwatched(things: Sequence[Any], name: str) -> Iterator[Any]:
+def unwatched(things: Sequence[Any], name: str) -> Iterator[Any]:
     yield from things

@@ -21,12 +21,17 @@ class Truncated:
         model: It stays as it is: a copy of its structure is run, with its own weights.
         layers: Their paths.
         precision: "bfloat16" computes as `torch.autocast` does.
+        whole: Run all of it; `answer` is then what the model itself gave.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], precision: str | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, layers: Sequence[str], precision: str | None = None, whole: bool = False
+    ) -> None:
         self.net = shadow(model)
         self.layers = list(layers)
         self.precision = precision
+        self.whole = whole
+        self.answer: Any = None
         self._seen: dict[str, Any] = {}
         for layer in layers:
             check_layer(self.net, layer)
@@ -41,7 +46,7 @@ class Truncated:
         kind = images.device.type
         try:
             with torch.autocast(kind, torch.bfloat16, enabled=self.precision is not None):
-                self.net(images.clone())  # since a network may write into its input
+                self.answer = self.net(images.clone())  # since a network may write into its input
         except Stop:
             pass
         return [self._checked(layer, len(images)) for layer in self.layers]
@@ -50,7 +55,7 @@ class Truncated:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             if layer in self._seen:
                 return
-            last = len(self._seen) + 1 == len(self.layers)
+            last = not self.whole and len(self._seen) + 1 == len(self.layers)
             # What comes next may write into it.
             self._seen[layer] = output.clone() if isinstance(output, Tensor) and not last else output
             if last:
@@ -64,5 +69,5 @@ class Truncated:
         output = self._seen[layer]
         if not isinstance(output, Tensor) or output.dim() not in (2, 4) or len(output) != images:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise BadType(f"a gallery needs a layer of images x channels x height x width; {layer!r} gives {shape}")
+            raise BadType(f"this study needs a layer of images x channels x height x width; {layer!r} gives {shape}")
         return output.float()

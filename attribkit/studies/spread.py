@@ -1,0 +1,65 @@
+"""Layers to look at where nobody names any: those with weights, evenly spread over the depth of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attribkit.engine.shadow import shadow, unwrapped
+from attribkit.errors import BadType, BadValue
+from attribkit.explaining.calls import check_layer
+
+
+def network_of(loaded: object) -> nn.Module:
+    """The network of what `attribkit.load` gives, or the network itself."""
+    model = loaded if isinstance(loaded, nn.Module) else getattr(loaded, "model", None)
+    if not isinstance(model, nn.Module):
+        raise BadType(f"this study is of an nn.Module or of what attribkit.load gives, not of a {type(loaded).__name__}")
+    return model
+
+
+def chosen(model: nn.Module, layers: Sequence[str] | None, x: Tensor, most: int) -> tuple[str, ...]:
+    """The layers that were named, each once; without any, at most so many, in the order in which they are called.
+
+    Args:
+        model: The network.
+        layers: Paths, or None.
+        x: One input of the network, as a batch.
+        most: How many are taken where none was named.
+    """
+    if layers is not None:
+        if isinstance(layers, str) or not layers:
+            raise BadValue(f"layers={layers!r}: give a list of paths, with at least one")
+        for layer in layers:
+            check_layer(unwrapped(model), layer)
+        return tuple(dict.fromkeys(layers))
+    found = with_weights(model, x)
+    if not found:
+        raise BadValue(f"{type(model).__name__} calls no layer with weights that gives a map or a vector: name layers")
+    every = np.linspace(0, len(found) - 1, min(most, len(found))).round().astype(int)
+    return tuple(found[number] for number in every)
+
+
+def with_weights(model: nn.Module, x: Tensor) -> list[str]:
+    """Convolutions and linear layers, by their first call, of which each gives a map or a vector per image."""
+    net = shadow(model)
+    called: dict[str, None] = {}
+
+    def hook(name: str) -> Callable[[Any, Any, Any], None]:
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and output.dim() in (2, 4) and len(output) == len(x):
+                called.setdefault(name)
+
+        return keep
+
+    for name, module in net.named_modules():
+        weight = getattr(module, "weight", None)
+        if name and isinstance(weight, Tensor) and weight.dim() > 1:
+            module.register_forward_hook(hook(name))
+    with torch.inference_mode():
+        net(x.clone())
+    return list(called)
