@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from attribkit.metrics.scoring import evaluate
     from attribkit.structure.folding import fold_batch_norm
     from attribkit.structure.strides import strides_to_pools
+    from attribkit.studies.correspondence import Correspondence, correspondence
     from attribkit.studies.filters import Filters, filters
     from attribkit.studies.gallery import Gallery, gallery
+    from attribkit.studies.invariance import Invariance, invariance
     from attribkit.studies.occlusion import Occlusion, occlude
     from attribkit.units import Unit
 
@@ -34,27 +36,33 @@ __all__ = [
     "Attribution",
     "CannotRewrite",
     "Cases",
+    "Correspondence",
     "Explainer",
     "Filters",
     "Gallery",
+    "Invariance",
     "LoadedModel",
     "NothingToRewrite",
     "Occlusion",
     "PartlyRewritten",
+    "Probes",
     "Rewritten",
     "Rule",
     "Site",
     "SwitchMismatch",
     "Switches",
     "Unit",
+    "correspondence",
     "evaluate",
     "explain",
     "filters",
     "fold_batch_norm",
     "gallery",
+    "invariance",
     "list_models",
     "load",
     "occlude",
+    "probe",
     "receptive_field",
     "record_switches",
     "register_activation",
@@ -79,8 +87,10 @@ _HOMES = {
     "metrics.scoring": ("evaluate",),
     "structure.folding": ("fold_batch_norm",),
     "structure.strides": ("strides_to_pools",),
+    "studies.correspondence": ("Correspondence", "correspondence"),
     "studies.gallery": ("Gallery", "gallery"),
     "studies.filters": ("Filters", "filters"),
+    "studies.invariance": ("Invariance", "invariance"),
     "studies.occlusion": ("Occlusion", "occlude"),
     "units": ("Unit",),
 }

@@ -13,6 +13,8 @@ COMMANDS = (
     "gallery",
     "occlude",
     "filters",
+    "invariance",
+
     "models",
     "layers",
     "switches",

@@ -121,6 +121,25 @@ def rows(title: str, across: str, names: Sequence[str], series: Sequence[Series]
     return marks
 
 
+def legend(entries: Sequence[str], dashed: str = "") -> Marks:
+    """The colours of series by their names, and what a dashed line means.
+
+    Args:
+        entries: Names, in the order of the series.
+        dashed: In words.
+    """
+    marks = Marks(_WIDTH, 20 * (len(entries) + bool(dashed)) + 8)
+    for number, (colour, name) in enumerate(zip(colours(len(entries)), entries, strict=True)):
+        y = 20 * number + 14
+        marks.line([(4, y), (34, y)], colour)
+        marks.text((42, y + 4), shortened(name, 44))
+    if dashed:
+        y = 20 * len(entries) + 14
+        marks.line([(4, y), (34, y)], (130, 130, 130), dashed=True)
+        marks.text((42, y + 4), dashed, faint=True)
+    return marks
+
+
 def colours(count: int) -> list[tuple[int, int, int]]:
     """One for each of so many series, in their order; from the ninth on again from the first."""
     return [PALETTE[number % len(PALETTE)] for number in range(count)]

@@ -34,7 +34,7 @@ STYLE = """
 """
 """What a page needs to show charts."""
 
-_TIMES = 2  # pixels of a picture per unit of a chart
+_TIMES = 1.5  # pixels of a picture per unit of a chart
 _INK: Colour = (40, 40, 40)
 _FAINT: Colour = (105, 105, 105)
 _GRID: Colour = (221, 220, 216)
@@ -99,7 +99,7 @@ def _element(mark: Mark) -> str:
 
 def drawn(marks: Marks) -> Picture:
     """The same as a picture on white."""
-    sheet: Picture = np.full((marks.height * _TIMES, marks.width * _TIMES, 3), 255, np.uint8)
+    sheet: Picture = np.full((round(marks.height * _TIMES), round(marks.width * _TIMES), 3), 255, np.uint8)
     for mark in marks.held:
         _DRAWERS[mark.kind](sheet, mark)
     return sheet
@@ -114,7 +114,7 @@ def _draw_line(sheet: Picture, mark: Mark) -> None:
     import cv2
 
     strokes = _dashes(mark.points) if mark.dashed else [mark.points]
-    width = 2 * _TIMES if mark.colour else 1
+    width = 3 if mark.colour else 1
     for stroke in strokes:
         cv2.polylines(sheet, [_pixels(stroke)], False, mark.colour or _GRID, width, cv2.LINE_AA, 4)
 

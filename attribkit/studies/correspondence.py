@@ -41,10 +41,11 @@ class Correspondence:
         layers: Whose features.
         parts: Their names.
         pairs: For each part, the number of pairs of images that have it.
-        distance: The mean over pairs of the Hamming distance between the signs of what covering changes, as a share of
-            the features: parts x layers. 0: the same changes.
+        distance: The mean over pairs of the Hamming distance between the signs of what covering changes, over the number
+            of features that it changes in either image: parts x layers. 0: the same changes; 1: none in common.
         spread: Its standard deviation over pairs.
-        control: The same mean where boxes of the same sizes lie at random places: parts x layers x draws.
+        control: The same mean where boxes of the same sizes lie at random places: parts x layers x draws. NaN where none
+            of them changes anything.
         changed: The share of features that covering the part changes at all, the mean over images: parts x layers.
         control_changed: The same with random boxes.
     """
@@ -61,7 +62,8 @@ class Correspondence:
     @property
     def below(self) -> Array:
         """The share of draws whose distance is not above the part's, parts x layers: small where parts correspond."""
-        return (self.control <= self.distance[..., None]).mean(2)
+        known = np.isfinite(self.control)
+        return (self.control <= self.distance[..., None]).sum(2) / np.maximum(1, known.sum(2))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """All of it as an .npz file, written whole or not at all.
@@ -106,7 +108,8 @@ def correspondence(
     """Cover the same part in several images, and see whether the features change alike.
 
     A part is covered in grey. What changes in a layer is x - x', of which only the signs are compared, between every two
-    images: where a part is one thing to the network, they differ less than with boxes at random places.
+    images: where a part is one thing to the network, they differ less than with boxes at random places. Features that
+    neither cover changes do not count, as boxes over nothing of interest would otherwise seem alike.
 
     Args:
         loaded: What `attribkit.load` gives, or a network, for inputs. It stays as it is.
@@ -220,8 +223,21 @@ def _of_layer(signs: Sequence[Array], part: str) -> tuple[float, float, Array, f
     """Of one part in one layer: distance and spread over pairs, each draw's distance, and how much is changed."""
     if len({each.shape for each in signs}) > 1:
         raise BadValue(f"{part}: features of pictures of several sizes cannot be compared: give a size")
-    pairs = list(itertools.combinations(signs, 2))
-    distances = np.array([(one != other).mean(1) for one, other in pairs])
+    distances = np.array([_hamming(one, other) for one, other in itertools.combinations(signs, 2)])
     changed = np.mean([(each != 0).mean(1) for each in signs], 0)
-    own, control = distances[:, 0], distances[:, 1:].mean(0)
-    return float(own.mean()), float(own.std()), control, float(changed[0]), float(changed[1:].mean())
+    mean, spread = _over_pairs(distances)
+    return float(mean[0]), float(spread[0]), mean[1:], float(changed[0]), float(changed[1:].mean())
+
+
+def _hamming(one: Array, other: Array) -> Array:
+    """For each row the share of unlike signs among those of which one is not zero; NaN where both are."""
+    counts = ((one != 0) | (other != 0)).sum(1)
+    return np.where(counts, (one != other).sum(1), np.nan) / np.maximum(1, counts)
+
+
+def _over_pairs(distances: Array) -> tuple[Array, Array]:
+    """Mean and standard deviation of each column, of what is known."""
+    known = np.isfinite(distances)
+    counts = np.where(known.any(0), known.sum(0), np.nan)
+    mean = np.where(known, distances, 0).sum(0) / counts
+    return mean, np.sqrt((np.where(known, distances - mean, 0) ** 2).sum(0) / counts)

@@ -1,0 +1,157 @@
+"""Invariance and correspondence as charts and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from attribkit.report import charts
+from attribkit.report.charts import Series
+from attribkit.report.marks import Marks, drawn
+from attribkit.report.pictures import Picture
+from attribkit.report.sheet import Row, sheet
+from attribkit.studies.correspondence import Correspondence
+from attribkit.studies.invariance import Invariance
+from attribkit.studies.moves import WORDS, Move
+
+Array = npt.NDArray[Any]
+
+DISTANCE = "distance of the features"
+PROBABILITY = "probability of the class"
+DASHED = "dashed: to another picture (the median)"
+CONTROL = "random boxes: mean, least and largest draw"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart, and what it shows in words."""
+
+    name: str
+    marks: Marks
+
+
+def quartiles(values: Array) -> tuple[Array, Array, Array]:
+    """Median, lower and upper quartile over the first dimension, of what is known; NaN where nothing is."""
+    known = np.isfinite(values)
+    filled = np.where(known.any(0), values, 0.0)
+    found = np.nanquantile(filled, [0.5, 0.25, 0.75], axis=0)
+    median, low, high = np.where(known.any(0), found, np.nan)
+    return median, low, high
+
+
+def series(found: Invariance, kind: str) -> list[Series]:
+    """For each layer the distances under one kind of move."""
+    other = quartiles(found.other)[0]
+    return [
+        Series(layer, *quartiles(found.distance[:, number, found.moves(kind)]), level=float(other[number]))
+        for number, layer in enumerate(found.layers)
+    ]
+
+
+def moved(found: Invariance) -> list[Chart]:
+    """Two charts for each kind of move: distance by layer, and probability."""
+    made = []
+    for kind in dict.fromkeys(found.kinds):
+        numbers = found.moves(kind)
+        chances = [Series(PROBABILITY, *quartiles(found.probability[:, numbers]))]
+        for title, lines, top in ((DISTANCE, series(found, kind), None), (PROBABILITY, chances, 1.0)):
+            made.append(Chart(f"{title}: {WORDS[kind]}", _of_kind(title, kind, found.amounts[numbers], lines, top)))
+    return made
+
+
+def _of_kind(title: str, kind: str, amounts: Array, lines: Sequence[Series], top: float | None) -> Marks:
+    if kind == "flip":
+        return charts.rows(title, "", [f"flip {Move(kind, amount).name}" for amount in amounts], lines, top)
+    order = np.argsort(amounts, kind="stable")
+    percent = 100.0 if kind in ("down", "right") else 1.0
+    ordered = [
+        Series(line.name, line.values[order], line.low[order], line.high[order], line.level)
+        for line in lines
+        if line.low is not None and line.high is not None
+    ]
+    return charts.curves(title, WORDS[kind], (amounts[order] * percent).tolist(), ordered, top)
+
+
+def corresponding(found: Correspondence) -> list[Chart]:
+    """A chart for each part: its distance by layer, and that of random boxes."""
+    made = []
+    for number, part in enumerate(found.parts):
+        own, spread, control = found.distance[number], found.spread[number], found.control[number]
+        known = np.isfinite(control).any(1, keepdims=True)
+        filled = np.where(known, control, 0.0)
+        bounds = [np.where(known[:, 0], each(filled, axis=1), np.nan) for each in (np.nanmean, np.nanmin, np.nanmax)]
+        shown = [Series(part, own, np.maximum(0, own - spread), own + spread), Series("random boxes", *bounds)]
+        title = f"{charts.shortened(part, 24)} in {found.pairs[number]} pairs of images"
+        made.append(Chart(title, charts.rows(title, "share of unlike signs", found.layers, shown)))
+    return made
+
+
+def legend(found: Invariance) -> Marks:
+    return charts.legend(found.layers, DASHED if np.isfinite(found.other).any() else "")
+
+
+def picture(heading: str, found: Invariance, parts: Correspondence | None) -> Picture:
+    """All charts on a sheet, two in a row."""
+    blank = np.full((1, 1, 3), 255, np.uint8)
+    rows = [Row([["layers"], []], [drawn(legend(found)), blank])]
+    rows += _in_pairs([chart.marks for chart in moved(found)])
+    if parts is not None:
+        rows.append(Row([["parts"], []], [drawn(charts.legend(["a part: mean and deviation", CONTROL])), blank]))
+        rows += _in_pairs([chart.marks for chart in corresponding(parts)])
+    return sheet(heading, summary(found), rows, [NORMALISED, BORDER])
+
+
+def _in_pairs(marks: Sequence[Marks]) -> list[Row]:
+    pairs = [list(map(drawn, marks[start : start + 2])) for start in range(0, len(marks), 2)]
+    blank = np.full((1, 1, 3), 255, np.uint8)
+    return [Row([[], []], [*pair, blank][:2]) for pair in pairs]
+
+
+NORMALISED = (
+    "Distance: Euclidean, between the feature vectors of the original and the moved picture, over the length of the "
+    "original's. Lines are medians over the images, bands go from quartile to quartile."
+)
+BORDER = (
+    "Pictures are moved about their middle before the model's preprocessing, so that what it would have cropped away "
+    "comes in, and beyond the border grey."
+)
+
+
+def summary(found: Invariance) -> str:
+    """How many images and layers, and the answer under all moves."""
+    count = len(found.names)
+    words = [f"{count} image{'s' if count > 1 else ''}, {len(found.kinds)} moves each"]
+    if (found.best >= 0).all():
+        kept = (found.best == found.clean[:, 1:]).mean()
+        words.append(f"the most probable class stays in {kept:.0%} of them")
+    return "; ".join(words)
+
+
+def table(found: Invariance) -> list[list[str]]:
+    """A line for each kind of move: the mean over its moves of the median distance, by layer, and of the probability."""
+    lines = []
+    for kind in dict.fromkeys(found.kinds):
+        numbers = found.moves(kind)
+        cells = [f"{quartiles(found.distance[:, i, numbers])[0].mean():.3f}" for i in range(len(found.layers))]
+        chance = quartiles(found.probability[:, numbers])[0].mean()
+        lines.append([kind, *cells, f"{chance:.3f}", f"{found.border[:, numbers].mean():.0%}"])
+    other = quartiles(found.other)[0]
+    return [*lines, ["another picture", *(f"{each:.3f}" for each in other), "", ""]]
+
+
+def part_lines(found: Correspondence) -> list[list[str]]:
+    """A line for each part and layer: distance, spread, random boxes, and how many of these are not above."""
+    lines = []
+    for number, part in enumerate(found.parts):
+        for i, layer in enumerate(found.layers):
+            control = found.control[number, i]
+            by_chance = f"{control[np.isfinite(control)].mean():.3f}" if np.isfinite(control).any() else "-"
+            own, spread = found.distance[number, i], found.spread[number, i]
+            below = f"{found.below[number, i]:.0%}"
+            changed = f"{found.changed[number, i]:.0%}"
+            lines.append([part, layer, f"{own:.3f}", f"{spread:.3f}", by_chance, below, changed])
+    return lines

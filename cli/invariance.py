@@ -1,0 +1,256 @@
+"""`attribkit invariance`: how do features and the answer move when the picture does?"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from attribkit.cli import options, studying
+from attribkit.cli.pictures import GivenImage, given_images
+from attribkit.errors import BadValue
+
+if TYPE_CHECKING:
+    from attribkit import Correspondence, Invariance
+    from attribkit.adapters.images import RGB
+
+COLUMNS = ("image", "part", "x0", "y0", "x1", "y1")
+
+
+@click.command("invariance")
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@options.model
+@options.weights
+@studying.layers
+@click.option("--class", "target", metavar="NAME|N", help="Whose probability.  [default: each picture's predicted one]")
+@click.option(
+    "--parts",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.csv",
+    help="Boxes of the same parts in several images, by image,part,x0,y0,x1,y1, for their correspondence.",
+)
+@options.size
+@studying.out
+@studying.formats
+@options.device
+@options.as_json
+@options.quiet
+@options.debug
+def command(
+    images: tuple[str, ...],
+    model: str,
+    weights: str,
+    layers: str | None,
+    target: str | None,
+    parts: Path | None,
+    size: int | None,
+    out: Path,
+    format: str,
+    device: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Shift, scale, turn and flip pictures: how far do features and the answer go?
+
+    As in figure 5 of Zeiler & Fergus 2013: the distance of the features of some layers from those of the picture as it
+    is, and the probability of its class. With --parts, the same part is covered in several images, to see whether it is
+    one thing to the network. What is found is kept in OUT/parts, so that a run that was stopped goes on where it was.
+
+    \b
+    attribkit invariance photos/ --model torchvision:squeezenet1_1 --layers features.0,features.12
+    """
+    from attribkit import correspondence, invariance
+    from attribkit.cli.progress import tracked
+
+    wanted = options.words(format, "--format", studying.FORMATS)
+    given = _Given(given_images(images), quiet or as_json)
+    loaded = options.loaded(model, weights, device)
+    chosen = studying.named(layers)
+    number = None if target is None else (int(target) if target.isdecimal() else target)
+    try:
+        found = invariance(loaded, given.read(), chosen, number, size=size, out=out)
+    except BadValue:
+        if given.failed and not given.names:
+            raise click.ClickException("; ".join(each["error"] for each in given.failed)) from None
+        raise
+    found = replace(found, names=tuple(image.name for image in given.names))
+    beside: Correspondence | None = None
+    if parts is not None:
+        having, boxes = _with_boxes(parts, given.names)
+        pictures = [image.read() for image in having]
+        beside = correspondence(
+            loaded, pictures, boxes, chosen, size=size, watch=lambda items, name: tracked(items, name, quiet or as_json)
+        )
+    files = _files(out, wanted, studying.facts(loaded), found, beside)
+    if as_json:
+        document = {"model": loaded.name, **as_data(found, beside), "failed": given.failed, "files": files}
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n".join([*in_words(found, beside), *files]))
+    if given.failed:
+        raise click.ClickException("; ".join(each["error"] for each in given.failed))
+
+
+@dataclass
+class _Given:
+    """The pictures of the command, read as they are needed; those that cannot be are named at the end."""
+
+    images: list[GivenImage]
+    quiet: bool
+    names: list[GivenImage] = field(default_factory=list)
+    failed: list[dict[str, str]] = field(default_factory=list)
+
+    def read(self) -> Iterator[RGB]:
+        from attribkit.adapters.images import ImageError
+        from attribkit.cli.progress import tracked
+
+        for image in tracked(self.images, "moving", self.quiet):
+            try:
+                picture = image.read()
+            except ImageError as error:
+                self.failed.append({"image": image.path, "error": str(error)})
+                continue
+            self.names.append(image)
+            yield picture
+
+
+def _with_boxes(path: Path, images: Sequence[GivenImage]) -> tuple[list[GivenImage], list[dict[str, Any]]]:
+    """The images that have boxes in a table, and the boxes of each."""
+    boxes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for number, row in enumerate(_rows(path), start=2):
+        try:
+            box = tuple(int(row[column]) for column in COLUMNS[2:])
+        except (ValueError, TypeError):
+            raise BadValue(f"{path}, line {number}: x0, y0, x1 and y1 are whole numbers of pixels") from None
+        of_image = boxes.setdefault(row["image"], {})
+        if row["part"] in of_image:
+            raise BadValue(f"{path}, line {number}: {row['image']} has the part {row['part']!r} twice")
+        of_image[row["part"]] = box
+    return [_image_of(name, images, path) for name in boxes], list(boxes.values())
+
+
+def _image_of(name: str, images: Sequence[GivenImage], path: Path) -> GivenImage:
+    """The image that a table means, by its path or its file's name."""
+    meant = [image for image in images if image.path == name] or [image for image in images if image.name == name]
+    if len(meant) != 1:
+        what = "which is none of the images" if not meant else f"which may be {' or '.join(i.path for i in meant)}"
+        raise BadValue(f"{path} has boxes of {name!r}, {what}: give the image's name, or its path as on the command line")
+    return meant[0]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    from attribkit.errors import FileError
+
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            table = csv.DictReader(file)
+            missing = [column for column in COLUMNS if column not in (table.fieldnames or ())]
+            if missing:
+                raise BadValue(f"{path} has no column {missing[0]!r}: its first line is {','.join(COLUMNS)}")
+            return list(table)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise FileError(f"{path} cannot be read: {error}") from error
+
+
+def _files(
+    out: Path, wanted: list[str], facts: dict[str, str], found: Invariance, parts: Correspondence | None
+) -> list[str]:
+    from attribkit.files import write_whole
+    from attribkit.report.pictures import write_png
+    from attribkit.studies.invariance_page import invariance_page
+    from attribkit.studies.invariance_picture import picture
+
+    heading = f"{facts['model']}: features of moved pictures"
+    files = studying.written(
+        out / "invariance",
+        wanted,
+        {
+            "html": lambda path: write_whole(path, invariance_page(found, parts, facts)),
+            "png": lambda path: write_png(path, picture(heading, found, parts), facts),
+            "npz": found.save,
+            "csv": lambda path: write_whole(path, _csv(found)),
+        },
+    )
+    if parts is None:
+        return files
+    return files + studying.written(
+        out / "correspondence",
+        wanted,
+        {"npz": parts.save, "csv": lambda path: write_whole(path, _csv_of_parts(parts))},
+    )
+
+
+def _csv(found: Invariance) -> bytes:
+    """A line per image and move."""
+    head = ["image", "kind", "amount", *(f"distance {layer}" for layer in found.layers)]
+    lines = (
+        [name, kind, float(found.amounts[move]), *map(float, found.distance[image, :, move]),
+         float(found.probability[image, move]), int(found.best[image, move]), float(found.border[image, move])]
+        for image, name in enumerate(found.names)
+        for move, kind in enumerate(found.kinds)
+    )  # fmt: skip
+    return studying.table([*head, "probability", "best", "border"], lines)
+
+
+def _csv_of_parts(found: Correspondence) -> bytes:
+    """A line per part and layer, and one per draw of random boxes."""
+    lines = []
+    for part, name in enumerate(found.parts):
+        for layer, path in enumerate(found.layers):
+            lines.append([name, path, "", float(found.distance[part, layer]), float(found.spread[part, layer])])
+            lines += [[name, path, draw, float(each), ""] for draw, each in enumerate(found.control[part, layer])]
+    return studying.table(["part", "layer", "random draw", "distance", "deviation"], lines)
+
+
+def in_words(found: Invariance, parts: Correspondence | None) -> list[str]:
+    """What was found, as lines."""
+    from attribkit.studies.invariance_picture import part_lines, summary, table
+
+    lines = [summary(found), "  mean distance over moves: " + ", ".join(found.layers)]
+    lines += [f"  {name:15s} {'  '.join(cells[: len(found.layers)])}" for name, *cells in table(found)]
+    for part, layer, own, spread, by_chance, below, _ in part_lines(parts) if parts is not None else ():
+        lines.append(f"  {part} in {layer}: {own} (deviation {spread}), random boxes {by_chance}, {below} not above")
+    return lines
+
+
+def as_data(found: Invariance, parts: Correspondence | None) -> dict[str, Any]:
+    """The same for a machine; NaN is null."""
+    import numpy as np
+
+    def known(values: Any) -> Any:
+        return np.where(np.isfinite(values), values, None).tolist()
+
+    document: dict[str, Any] = {
+        "layers": list(found.layers),
+        "kinds": list(found.kinds),
+        "amounts": found.amounts.tolist(),
+        "images": [
+            {
+                "image": name,
+                "target": found.target[i],
+                "distance": known(found.distance[i]),
+                "other": known(found.other[i]),
+                "probability": known(found.probability[i]),
+                "best": found.best[i].tolist(),
+                "border": found.border[i].tolist(),
+            }
+            for i, name in enumerate(found.names)
+        ],
+    }
+    if parts is not None:
+        document["parts"] = [
+            {
+                "part": part,
+                "pairs": int(parts.pairs[i]),
+                "distance": known(parts.distance[i]),
+                "deviation": known(parts.spread[i]),
+                "random": known(parts.control[i]),
+            }
+            for i, part in enumerate(parts.parts)
+        ]
+    return document
