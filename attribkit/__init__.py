@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from attribkit.studies.gallery import Gallery, gallery
     from attribkit.studies.invariance import Invariance, invariance
     from attribkit.studies.occlusion import Occlusion, occlude
+    from attribkit.studies.probes import Probes, probe
     from attribkit.units import Unit
 
 __version__ = "0.1.0"
@@ -92,6 +93,7 @@ _HOMES = {
     "studies.filters": ("Filters", "filters"),
     "studies.invariance": ("Invariance", "invariance"),
     "studies.occlusion": ("Occlusion", "occlude"),
+    "studies.probes": ("Probes", "probe"),
     "units": ("Unit",),
 }
 _HOME_OF = {name: f"attribkit.{home}" for home, names in _HOMES.items() for name in names}

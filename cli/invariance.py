@@ -139,7 +139,9 @@ def _image_of(name: str, images: Sequence[GivenImage], path: Path) -> GivenImage
     meant = [image for image in images if image.path == name] or [image for image in images if image.name == name]
     if len(meant) != 1:
         what = "which is none of the images" if not meant else f"which may be {' or '.join(i.path for i in meant)}"
-        raise BadValue(f"{path} has boxes of {name!r}, {what}: give the image's name, or its path as on the command line")
+        raise BadValue(
+            f"{path} has boxes of {name!r}, {what}: give the image's name, or its path as on the command line"
+        )
     return meant[0]
 
 
@@ -223,7 +225,7 @@ def as_data(found: Invariance, parts: Correspondence | None) -> dict[str, Any]:
     import numpy as np
 
     def known(values: Any) -> Any:
-        return np.where(np.isfinite(values), values, None).tolist()
+        return np.where(np.isfinite(values), np.asarray(values, object), None).tolist()
 
     document: dict[str, Any] = {
         "layers": list(found.layers),

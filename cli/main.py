@@ -14,7 +14,7 @@ COMMANDS = (
     "occlude",
     "filters",
     "invariance",
-
+    "probe",
     "models",
     "layers",
     "switches",

@@ -6,7 +6,7 @@ import csv
 import io
 import shlex
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +59,7 @@ def table(head: Sequence[str], lines: Iterable[Sequence[Any]]) -> bytes:
     return text.getvalue().encode("utf-8", "backslashreplace")
 
 
-def written(stem: Path, wanted: Sequence[str], made: dict[str, Callable[[Path], object] | None]) -> list[str]:
+def written(stem: Path, wanted: Sequence[str], made: Mapping[str, Callable[[Path], object]]) -> list[str]:
     """The files of the formats that are wanted, each by what makes it."""
     paths = []
     for ending in wanted:

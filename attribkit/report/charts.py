@@ -72,7 +72,7 @@ def curves(title: str, across: str, x: Sequence[float], series: Sequence[Series]
         marks.text((place(tick, 0)[0], _FOOT + 18), f"{tick:g}", "middle", faint=True)
     marks.text(((_LEFT + _RIGHT) / 2, _FOOT + 36), across, "middle", faint=True)
     for colour, each in zip(colours(len(series)), series, strict=True):
-        known = np.flatnonzero(np.isfinite(each.values))
+        known = np.flatnonzero(np.isfinite(each.values)).tolist()
         if each.low is not None and each.high is not None and len(known):
             forth = [place(x[i], each.low[i]) for i in known]
             marks.band(forth + [place(x[i], each.high[i]) for i in known[::-1]], colour)
@@ -113,7 +113,7 @@ def rows(title: str, across: str, names: Sequence[str], series: Sequence[Series]
     for number, (colour, each) in enumerate(zip(colours(len(series)), series, strict=True)):
         if math.isfinite(each.level):
             marks.line([(across_at(each.level), _TOP - 4), (across_at(each.level), foot)], colour, dashed=True)
-        for row in np.flatnonzero(np.isfinite(each.values)):
+        for row in np.flatnonzero(np.isfinite(each.values)).tolist():
             y = _TOP + high * row + _ROW * (number + 0.5)
             if each.low is not None and each.high is not None:
                 marks.line([(across_at(each.low[row]), y), (across_at(each.high[row]), y)], colour)

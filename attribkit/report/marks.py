@@ -29,7 +29,8 @@ PALETTE: tuple[Colour, ...] = (
 """Colours of what is compared, apart for every kind of colour blindness; they can be read on white and on black."""
 
 STYLE = """
-.chart { display: block; width: 100%; height: auto; font: 12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+.chart { display: block; width: 100%; height: auto;
+  font: 12px system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 .chart text { fill: var(--ink); } .chart .faint { fill: var(--quiet); } .chart .grid { stroke: var(--line); }
 """
 """What a page needs to show charts."""

@@ -41,11 +41,11 @@ class Correspondence:
         layers: Whose features.
         parts: Their names.
         pairs: For each part, the number of pairs of images that have it.
-        distance: The mean over pairs of the Hamming distance between the signs of what covering changes, over the number
-            of features that it changes in either image: parts x layers. 0: the same changes; 1: none in common.
+        distance: The mean over pairs of the Hamming distance between the signs of what covering changes, over the
+            number of features that it changes in either image: parts x layers. 0: the same changes; 1: none in common.
         spread: Its standard deviation over pairs.
-        control: The same mean where boxes of the same sizes lie at random places: parts x layers x draws. NaN where none
-            of them changes anything.
+        control: The same mean where boxes of the same sizes lie at random places: parts x layers x draws. NaN where
+            none of them changes anything.
         changed: The share of features that covering the part changes at all, the mean over images: parts x layers.
         control_changed: The same with random boxes.
     """
@@ -89,11 +89,11 @@ class Correspondence:
         Raises:
             FileError: It is no such file.
         """
-        return stored.restored(
-            path,
-            "correspondence",
-            lambda arrays, facts: cls(**arrays, **{name: tuple(value) for name, value in facts.items()}),
-        )
+        return stored.restored(path, "correspondence", cls._made)
+
+    @classmethod
+    def _made(cls, arrays: dict[str, Any], facts: dict[str, Any]) -> Correspondence:
+        return cls(layers=tuple(facts["layers"]), parts=tuple(facts["parts"]), **arrays)
 
 
 def correspondence(
@@ -107,9 +107,9 @@ def correspondence(
 ) -> Correspondence:
     """Cover the same part in several images, and see whether the features change alike.
 
-    A part is covered in grey. What changes in a layer is x - x', of which only the signs are compared, between every two
-    images: where a part is one thing to the network, they differ less than with boxes at random places. Features that
-    neither cover changes do not count, as boxes over nothing of interest would otherwise seem alike.
+    A part is covered in grey. Of what then changes in a layer only the signs are compared, between every two images:
+    where a part is one thing to the network, they differ less than with boxes at random places. Features that neither
+    cover changes do not count, as boxes over nothing of interest would otherwise seem alike.
 
     Args:
         loaded: What `attribkit.load` gives, or a network, for inputs. It stays as it is.
@@ -164,7 +164,7 @@ def _where(boxes: Sequence[Mapping[str, Box]]) -> dict[str, list[int]]:
 
 
 def _signs(seen: Seen, views: Views, picture: Any, box: Box, name: str) -> list[Array]:
-    """For each layer the signs of what covering changes: first the part, then boxes at random; (1 + draws) x features."""
+    """For each layer the signs of what covering changes, (1 + draws) x features: first the part, then random boxes."""
     x = views.input(picture)
     covered = [views.covered(picture, _checked(box, picture, name))]
     hidden = _hides(x, covered[0])

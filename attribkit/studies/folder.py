@@ -2,7 +2,8 @@
 
 run.json            what the files follow from
 shards/00000.npz    the first pass over a shard
-rescored/00000.npz  winners of a shard, looked at again one by one
+rescored/00000.npz  of a gallery: winners of a shard, looked at again one by one
+fits/00000.npz      of probes: a layer's classifier
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any
 from attribkit.errors import BadValue, FileError
 from attribkit.files import write_whole
 
-_OURS = ("run.json", "lock", "shards", "rescored")
+_KINDS = ("shards", "rescored", "fits")
+_OURS = ("run.json", "lock", *_KINDS)
 
 
 class RunFolder:
@@ -25,10 +27,12 @@ class RunFolder:
 
     Args:
         path: Where it is, or will be.
+        what: What such a study is called.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, what: str = "gallery") -> None:
         self.path = path
+        self.what = what
 
     @contextlib.contextmanager
     def held(self, facts: Mapping[str, Any], force: bool) -> Iterator[None]:
@@ -38,9 +42,9 @@ class RunFolder:
             BadValue: It holds something else, or somebody works in it.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise BadValue(f"{self.path} is a file: a gallery is a folder")
+            raise BadValue(f"{self.path} is a file: a {self.what} is a folder")
         if self.path.is_dir() and any(self.path.iterdir()) and not any((self.path / name).exists() for name in _OURS):
-            raise BadValue(f"{self.path} holds something else than a gallery: give another folder")
+            raise BadValue(f"{self.path} holds something else than a {self.what}: give another folder")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open(self.path / "lock", "w")  # noqa: SIM115
@@ -75,7 +79,7 @@ class RunFolder:
 
     def _empty(self) -> None:
         (self.path / "run.json").unlink(missing_ok=True)
-        for kind in ("shards", "rescored"):
+        for kind in _KINDS:
             for file in (self.path / kind).glob("*.npz"):
                 file.unlink()
 
@@ -94,6 +98,6 @@ class RunFolder:
         for key, new in facts.items() if before else ():
             if before.get(key) != new:
                 raise BadValue(
-                    f"{self.path} holds a gallery of {key} {before.get(key)}, not {new}: "
+                    f"{self.path} holds a {self.what} of {key} {before.get(key)}, not {new}: "
                     "give another folder, or start it again with force"
                 )

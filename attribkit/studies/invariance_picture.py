@@ -81,13 +81,19 @@ def corresponding(found: Correspondence) -> list[Chart]:
     made = []
     for number, part in enumerate(found.parts):
         own, spread, control = found.distance[number], found.spread[number], found.control[number]
-        known = np.isfinite(control).any(1, keepdims=True)
-        filled = np.where(known, control, 0.0)
-        bounds = [np.where(known[:, 0], each(filled, axis=1), np.nan) for each in (np.nanmean, np.nanmin, np.nanmax)]
-        shown = [Series(part, own, np.maximum(0, own - spread), own + spread), Series("random boxes", *bounds)]
-        title = f"{charts.shortened(part, 24)} in {found.pairs[number]} pairs of images"
+        shown = [Series(part, own, np.maximum(0, own - spread), own + spread), _by_chance(control)]
+        count = found.pairs[number]
+        title = f"{charts.shortened(part, 24)} in {count} pair{'s' if count > 1 else ''} of images"
         made.append(Chart(title, charts.rows(title, "share of unlike signs", found.layers, shown)))
     return made
+
+
+def _by_chance(control: Array) -> Series:
+    """For each layer the mean, the least and the largest draw, of what is known."""
+    known = np.isfinite(control).any(1)
+    filled = np.where(known[:, None], control, 0.0)
+    mean, least, most = (np.where(known, each(filled, axis=1), np.nan) for each in (np.nanmean, np.nanmin, np.nanmax))
+    return Series("random boxes", mean, least, most)
 
 
 def legend(found: Invariance) -> Marks:
@@ -132,7 +138,7 @@ def summary(found: Invariance) -> str:
 
 
 def table(found: Invariance) -> list[list[str]]:
-    """A line for each kind of move: the mean over its moves of the median distance, by layer, and of the probability."""
+    """A line per kind of move: the mean over its moves of the median distance, by layer, and of the probability."""
     lines = []
     for kind in dict.fromkeys(found.kinds):
         numbers = found.moves(kind)

@@ -123,7 +123,8 @@ class Seen:
 
     def compared(self, x: Tensor, others: Iterable[Tensor]) -> tuple[Array, Tensor | None]:
         """The distance of the features of others from an original's, layers x others; logits, the original's first."""
-        distances, logits = [], []
+        distances: list[Array] = []
+        logits: list[Tensor] = []
         for features, answer in self.batches(x, others):
             distances.append(np.stack([_relative(each) for each in features]))
             if answer is not None:

@@ -18,7 +18,9 @@ def network_of(loaded: object) -> nn.Module:
     """The network of what `attribkit.load` gives, or the network itself."""
     model = loaded if isinstance(loaded, nn.Module) else getattr(loaded, "model", None)
     if not isinstance(model, nn.Module):
-        raise BadType(f"this study is of an nn.Module or of what attribkit.load gives, not of a {type(loaded).__name__}")
+        raise BadType(
+            f"this study is of an nn.Module or of what attribkit.load gives, not of a {type(loaded).__name__}"
+        )
     return model
 
 

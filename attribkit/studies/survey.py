@@ -126,7 +126,7 @@ class Survey:
         found: list[Found] = []
         shapes: list[tuple[int, ...]] = []
         with torch.inference_mode():
-            for numbers, images in batches(_readable(inputs, unreadable)):
+            for numbers, images in batches(readable(inputs, unreadable)):
                 shapes += [(number, *images.shape[1:]) for number in numbers]
                 layers = net(images.to(device_of(self.model)))
                 of_batch = [self._found(np.array(numbers), units) for units in layers]
@@ -151,7 +151,7 @@ def _nothing(units: Tensor) -> Found:
     return Found(Winners.none(channels), Counts.none(channels))
 
 
-def _readable(inputs: Iterable[tuple[int, Read]], unreadable: list[tuple[int, str]]) -> Iterator[tuple[int, Tensor]]:
+def readable(inputs: Iterable[tuple[int, Read]], unreadable: list[tuple[int, str]]) -> Iterator[tuple[int, Tensor]]:
     """Those that could be read; the others are noted."""
     for number, x in inputs:
         if isinstance(x, str):
