@@ -225,7 +225,9 @@ def as_data(found: Invariance, parts: Correspondence | None) -> dict[str, Any]:
     import numpy as np
 
     def known(values: Any) -> Any:
-        return np.where(np.isfinite(values), np.asarray(values, object), None).tolist()
+        held = np.array(values, object)
+        held[~np.isfinite(values)] = None
+        return held.tolist()
 
     document: dict[str, Any] = {
         "layers": list(found.layers),

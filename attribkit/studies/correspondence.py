@@ -136,8 +136,7 @@ def correspondence(
     seen = Seen(loaded, paths)
     found = []
     for part, numbers in (watch or _unwatched)(list(where.items()), "parts"):
-        signs = [_signs(seen, views, pictures[number], boxes[number][part], f"{part} of image {number}")
-                 for number in numbers]  # fmt: skip
+        signs = [_signs(seen, views, pictures[number], boxes[number][part], part, number) for number in numbers]
         found.append([_of_layer([image[layer] for image in signs], part) for layer in range(len(paths))])
     distance, spread, control, changed, by_chance = (
         np.array([[layer[what] for layer in part] for part in found]) for what in range(5)
@@ -163,14 +162,14 @@ def _where(boxes: Sequence[Mapping[str, Box]]) -> dict[str, list[int]]:
     return where
 
 
-def _signs(seen: Seen, views: Views, picture: Any, box: Box, name: str) -> list[Array]:
+def _signs(seen: Seen, views: Views, picture: Any, box: Box, part: str, number: int) -> list[Array]:
     """For each layer the signs of what covering changes, (1 + draws) x features: first the part, then random boxes."""
-    x = views.input(picture)
+    x, name = views.input(picture), f"{part} of image {number}"
     covered = [views.covered(picture, _checked(box, picture, name))]
     hidden = _hides(x, covered[0])
     if not hidden:
         raise BadValue(f"{name}: the network sees nothing of the box {box}, or it is grey already")
-    covered += _at_random(views, picture, x, box, hidden, name)
+    covered += _at_random(views, picture, x, box, hidden, name, number)
     batches = [_changes(features) for features, _ in seen.batches(x, covered)]
     return [np.concatenate(layer) for layer in zip(*batches, strict=True)]
 
@@ -183,10 +182,10 @@ def _checked(box: Box, picture: Any, name: str) -> Box:
     return box
 
 
-def _at_random(views: Views, picture: Any, x: Tensor, box: Box, hidden: int, name: str) -> list[Tensor]:
+def _at_random(views: Views, picture: Any, x: Tensor, box: Box, hidden: int, name: str, number: int) -> list[Tensor]:
     """The picture with boxes of the same size elsewhere, of which the network sees at least half as much."""
     (height, width), (left, top, right, bottom) = _sides(picture), box
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(number)  # other places in each image, the same every time
     found: list[Tensor] = []
     for _ in range(TRIES):
         y = int(random.integers(0, height - (bottom - top) + 1))

@@ -17,6 +17,8 @@ Array = npt.NDArray[Any]
 PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001, 0.0001)
 """Of the squared weights, beside the mean loss of an image; the same for all layers."""
 FOLDS = 3
+RISEN = 1.05
+"""Smaller penalties are not tried once the loss has risen to so many times the smallest: they take longest."""
 STEPS = 300
 """Of L-BFGS for one fit, at the most."""
 
@@ -27,7 +29,7 @@ class Fit:
 
     Attributes:
         right: Which test images it classifies rightly.
-        losses: The mean loss of left-out training images under each penalty.
+        losses: The mean loss of left-out training images under each penalty; NaN where it was not tried.
         penalty: The one with the smallest.
         ended: Whether the last fit came to its end within its steps.
     """
@@ -48,20 +50,31 @@ def fitted(train: Tensor, labels: Tensor, test: Tensor, truth: Tensor, classes: 
         truth: Their labels.
         classes: How many there are.
     """
-    losses = np.zeros(len(PENALTIES))
-    fold = _folds(labels)
-    for number in range(FOLDS):
-        inside, outside = fold != number, fold == number
-        scaled = scaling(train[inside])
-        weights = None
-        for index, penalty in enumerate(PENALTIES):
-            weights, _ = regression(scaled(train[inside]), labels[inside], classes, penalty, weights)
-            losses[index] += float(_loss(weights, scaled(train[outside]), labels[outside], "sum"))
-    best = int(losses.argmin())
+    losses = validated(train, labels, classes)
+    penalty = PENALTIES[int(np.nanargmin(losses))]
     scaled = scaling(train)
-    weights, ended = regression(scaled(train), labels, classes, PENALTIES[best])
+    weights, ended = regression(scaled(train), labels, classes, penalty)
     right = _logits(weights, scaled(test)).argmax(1) == truth
-    return Fit(right.cpu().numpy(), losses / len(train), PENALTIES[best], ended)
+    return Fit(right.cpu().numpy(), losses, penalty, ended)
+
+
+def validated(train: Tensor, labels: Tensor, classes: int) -> Array:
+    """The mean loss of left-out images under each penalty, from the largest down until it clearly rises; NaN then."""
+    fold = _folds(labels)
+    losses = np.full(len(PENALTIES), np.nan)
+    weights: list[Tensor | None] = [None] * FOLDS
+    for index, penalty in enumerate(PENALTIES):
+        total = 0.0
+        for number in range(FOLDS):
+            inside, outside = fold != number, fold == number
+            scaled = scaling(train[inside])
+            held, _ = regression(scaled(train[inside]), labels[inside], classes, penalty, weights[number])
+            total += float(_loss(held, scaled(train[outside]), labels[outside], "sum"))
+            weights[number] = held
+        losses[index] = total / len(train)
+        if losses[index] > RISEN * np.nanmin(losses):
+            break
+    return losses
 
 
 def _folds(labels: Tensor) -> Tensor:

@@ -51,7 +51,8 @@ class Probes:
         accuracy: The share of test images that it classifies rightly.
         low, high: Between which that lies with 95% confidence, by Wilson's interval over the test images.
         penalties: Of the squared weights, tried for every layer.
-        losses: The mean loss of left-out training images, layers x penalties.
+        losses: The mean loss of left-out training images, layers x penalties; NaN for those smaller than one that had
+            done clearly worse already.
         penalty: For each layer the one with the smallest.
         ended: Whether the layer's fit came to its end; where not, its accuracy may still rise.
         right: Which test images are classified rightly, layers x images.
