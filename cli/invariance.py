@@ -18,7 +18,9 @@ from attribkit.errors import BadValue
 if TYPE_CHECKING:
     from attribkit import Correspondence, Invariance
     from attribkit.adapters.images import RGB
+    from attribkit.adapters.source import LoadedModel
 
+Boxes = dict[GivenImage, dict[str, tuple[int, int, int, int]]]
 COLUMNS = ("image", "part", "x0", "y0", "x1", "y1")
 
 
@@ -64,28 +66,13 @@ def command(
     \b
     attribkit invariance photos/ --model torchvision:squeezenet1_1 --layers features.0,features.12
     """
-    from attribkit import correspondence, invariance
-    from attribkit.cli.progress import tracked
-
     wanted = options.words(format, "--format", studying.FORMATS)
     given = _Given(given_images(images), quiet or as_json)
+    boxes = {} if parts is None else boxes_of(parts, given.images)
     loaded = options.loaded(model, weights, device)
-    chosen = studying.named(layers)
-    number = None if target is None else (int(target) if target.isdecimal() else target)
-    try:
-        found = invariance(loaded, given.read(), chosen, number, size=size, out=out)
-    except BadValue:
-        if given.failed and not given.names:
-            raise click.ClickException("; ".join(each["error"] for each in given.failed)) from None
-        raise
-    found = replace(found, names=tuple(image.name for image in given.names))
-    beside: Correspondence | None = None
-    if parts is not None:
-        having, boxes = _with_boxes(parts, given.names)
-        pictures = [image.read() for image in having]
-        beside = correspondence(
-            loaded, pictures, boxes, chosen, size=size, watch=lambda items, name: tracked(items, name, quiet or as_json)
-        )
+    asked = {"layers": studying.named(layers), "size": size}
+    found = _moved(given, loaded, asked | {"target": _class(target), "out": out})
+    beside = _covered(boxes, given, loaded, asked) if boxes else None
     files = _files(out, wanted, studying.facts(loaded), found, beside)
     if as_json:
         document = {"model": loaded.name, **as_data(found, beside), "failed": given.failed, "files": files}
@@ -93,7 +80,33 @@ def command(
     else:
         click.echo("\n".join([*in_words(found, beside), *files]))
     if given.failed:
-        raise click.ClickException("; ".join(each["error"] for each in given.failed))
+        raise click.ClickException(given.errors)
+
+
+def _class(text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isdecimal() else text
+
+
+def _moved(given: _Given, loaded: LoadedModel, asked: dict[str, Any]) -> Invariance:
+    from attribkit import invariance
+
+    try:
+        found = invariance(loaded, given.read(), **asked)
+    except BadValue:
+        if given.failed and not given.names:
+            raise click.ClickException(given.errors) from None
+        raise
+    return replace(found, names=tuple(image.name for image in given.names))
+
+
+def _covered(boxes: Boxes, given: _Given, loaded: LoadedModel, asked: dict[str, Any]) -> Correspondence:
+    from attribkit import correspondence
+    from attribkit.cli.progress import tracked
+
+    pictures = [image.read() for image in boxes]
+    return correspondence(
+        loaded, pictures, list(boxes.values()), watch=lambda items, name: tracked(items, name, given.quiet), **asked
+    )
 
 
 @dataclass
@@ -104,6 +117,10 @@ class _Given:
     quiet: bool
     names: list[GivenImage] = field(default_factory=list)
     failed: list[dict[str, str]] = field(default_factory=list)
+
+    @property
+    def errors(self) -> str:
+        return "; ".join(each["error"] for each in self.failed)
 
     def read(self) -> Iterator[RGB]:
         from attribkit.adapters.images import ImageError
@@ -119,19 +136,21 @@ class _Given:
             yield picture
 
 
-def _with_boxes(path: Path, images: Sequence[GivenImage]) -> tuple[list[GivenImage], list[dict[str, Any]]]:
+def boxes_of(path: Path, images: Sequence[GivenImage]) -> Boxes:
     """The images that have boxes in a table, and the boxes of each."""
-    boxes: dict[str, dict[str, tuple[int, ...]]] = {}
+    boxes: Boxes = {}
     for number, row in enumerate(_rows(path), start=2):
         try:
-            box = tuple(int(row[column]) for column in COLUMNS[2:])
+            left, top, right, bottom = (int(row[column]) for column in COLUMNS[2:])
         except (ValueError, TypeError):
             raise BadValue(f"{path}, line {number}: x0, y0, x1 and y1 are whole numbers of pixels") from None
-        of_image = boxes.setdefault(row["image"], {})
+        of_image = boxes.setdefault(_image_of(row["image"], images, path), {})
         if row["part"] in of_image:
             raise BadValue(f"{path}, line {number}: {row['image']} has the part {row['part']!r} twice")
-        of_image[row["part"]] = box
-    return [_image_of(name, images, path) for name in boxes], list(boxes.values())
+        of_image[row["part"]] = (left, top, right, bottom)
+    if not boxes:
+        raise BadValue(f"{path} has no boxes: give a line per image and part, {','.join(COLUMNS)}")
+    return boxes
 
 
 def _image_of(name: str, images: Sequence[GivenImage], path: Path) -> GivenImage:

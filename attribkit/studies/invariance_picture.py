@@ -146,7 +146,8 @@ def table(found: Invariance) -> list[list[str]]:
         chance = quartiles(found.probability[:, numbers])[0].mean()
         lines.append([kind, *cells, f"{chance:.3f}", f"{found.border[:, numbers].mean():.0%}"])
     other = quartiles(found.other)[0]
-    return [*lines, ["another picture", *(f"{each:.3f}" for each in other), "", ""]]
+    known = [["another picture", *(f"{each:.3f}" for each in other), "", ""]] if np.isfinite(other).all() else []
+    return [*lines, *known]
 
 
 def part_lines(found: Correspondence) -> list[list[str]]:
