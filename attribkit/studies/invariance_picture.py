@@ -90,7 +90,7 @@ def corresponding(found: Correspondence) -> list[Chart]:
 
 def _by_chance(control: Array) -> Series:
     """For each layer the mean, the least and the largest draw, of what is known."""
-    known: Array = np.isfinite(control).any(axis=1, keepdims=True)[:, 0]
+    known: Array = np.isfinite(np.where(np.isfinite(control), control, -np.inf).max(axis=1))
     filled = np.where(known[:, None], control, 0.0)
     mean, least, most = (np.where(known, each(filled, axis=1), np.nan) for each in (np.nanmean, np.nanmin, np.nanmax))
     return Series("random boxes", mean, least, most)
