@@ -41,7 +41,7 @@ COLUMNS = ("image", "part", "x0", "y0", "x1", "y1")
 @studying.formats
 @options.device
 @options.as_json
-@options.quiet
+@options.silent
 @options.debug
 def command(
     images: tuple[str, ...],
@@ -77,7 +77,7 @@ def command(
     if as_json:
         document = {"model": loaded.name, **as_data(found, beside), "failed": given.failed, "files": files}
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-    else:
+    elif not quiet:
         click.echo("\n".join([*in_words(found, beside), *files]))
     if given.failed:
         raise click.ClickException(given.errors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 @click.option("--force", is_flag=True, help="Start again where --out holds other probes.")
 @options.device
 @options.as_json
-@options.quiet
+@options.silent
 @options.debug
 def command(
     model: str,
@@ -79,10 +80,12 @@ def command(
     wanted = options.words(format, "--format", studying.FORMATS)
     changes = [{"remove": studying.named(each)} for each in remove] + [{"keep": _kept(each)} for each in keep]
     loaded = options.loaded(model, weights, device)
+    question = [model, weights, layers, *(str(asked[name]) for name in ("data", "features", "size"))]
+    digest = hashlib.sha256(json.dumps(question).encode()).hexdigest()[:8]
     asked |= {"layers": studying.named(layers), "watch": lambda items, name: tracked(items, name, quiet or as_json)}
     every = []
     for change in ({}, *changes):
-        asked["out"] = out / "probes" / _folder_of(change)
+        asked["out"] = out / "probes" / f"{_folder_of(change)}.{digest}"
         try:
             every.append(probe(loaded, **asked, **change))
         except KeyboardInterrupt:
@@ -91,8 +94,8 @@ def command(
     if as_json:
         document = {"model": loaded.name, "probes": [_as_data(each) for each in every], "files": files}
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-        return
-    click.echo("\n".join([*in_words(every), *files]))
+    elif not quiet:
+        click.echo("\n".join([*in_words(every), *files]))
 
 
 def _kept(text: str) -> dict[str, int]:
