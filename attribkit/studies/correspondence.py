@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from attribkit.errors import BadValue
-from attribkit.explaining.explainer import Loaded
+from attribkit.explaining.given import Loaded
 from attribkit.studies import stored
 from attribkit.studies.rescoring import Watch
 from attribkit.studies.seen import Seen, Views

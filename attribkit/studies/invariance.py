@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attribkit import __version__
 from attribkit.errors import BadValue
-from attribkit.explaining.explainer import Loaded
+from attribkit.explaining.given import Loaded
 from attribkit.explaining.labels import numbered
 from attribkit.studies import stored
 from attribkit.studies.moves import USUAL, Move, moves_of

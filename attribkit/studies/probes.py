@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from attribkit.errors import BadValue
-from attribkit.explaining.explainer import Loaded
+from attribkit.explaining.given import Loaded
 from attribkit.files import npz
 from attribkit.studies import stored
 from attribkit.studies.altered import altered

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from attribkit.engine.shadow import shadow, unwrapped
 from attribkit.errors import BadType, BadValue
 from attribkit.explaining.calls import check_layer
+from attribkit.explaining.given import unloaded
 
 
-def network_of(loaded: object) -> nn.Module:
+def network_of(loaded: Any) -> nn.Module:
     """The network of what `attribkit.load` gives, or the network itself."""
-    model = loaded if isinstance(loaded, nn.Module) else getattr(loaded, "model", None)
+    model = unloaded(loaded)[0]
     if not isinstance(model, nn.Module):
         raise BadType(
             f"this study is of an nn.Module or of what attribkit.load gives, not of a {type(loaded).__name__}"
