@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from attribkit.adapters.checkpoints import checkpoints
     from attribkit.adapters.loading import list_models, load
     from attribkit.adapters.source import LoadedModel
     from attribkit.engine.activations import register_activation
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from attribkit.structure.folding import fold_batch_norm
     from attribkit.structure.strides import strides_to_pools
     from attribkit.studies.correspondence import Correspondence, correspondence
+    from attribkit.studies.evolution import Checkpoint, Evolution, evolve
     from attribkit.studies.filters import Filters, filters
     from attribkit.studies.gallery import Gallery, gallery
     from attribkit.studies.invariance import Invariance, invariance
@@ -37,7 +39,9 @@ __all__ = [
     "Attribution",
     "CannotRewrite",
     "Cases",
+    "Checkpoint",
     "Correspondence",
+    "Evolution",
     "Explainer",
     "Filters",
     "Gallery",
@@ -53,8 +57,10 @@ __all__ = [
     "SwitchMismatch",
     "Switches",
     "Unit",
+    "checkpoints",
     "correspondence",
     "evaluate",
+    "evolve",
     "explain",
     "filters",
     "fold_batch_norm",
@@ -73,6 +79,7 @@ __all__ = [
 
 # Where each name lives. It is imported when it is first asked for, so that the command answers before torch is there.
 _HOMES = {
+    "adapters.checkpoints": ("checkpoints",),
     "adapters.loading": ("list_models", "load"),
     "adapters.source": ("LoadedModel",),
     "engine.activations": ("register_activation",),
@@ -89,6 +96,7 @@ _HOMES = {
     "structure.folding": ("fold_batch_norm",),
     "structure.strides": ("strides_to_pools",),
     "studies.correspondence": ("Correspondence", "correspondence"),
+    "studies.evolution": ("Checkpoint", "Evolution", "evolve"),
     "studies.gallery": ("Gallery", "gallery"),
     "studies.filters": ("Filters", "filters"),
     "studies.invariance": ("Invariance", "invariance"),

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from attribkit.studies.rescoring import Watch
 
 FORMATS = ("html", "png", "csv", "npz")
-SWITCHES = ("own", "uniform", "center", "corner")
-METHODS = ("guided", "deconvnet", "backprop")
 
 
 @click.command("gallery")
@@ -37,8 +35,10 @@ METHODS = ("guided", "deconvnet", "backprop")
     show_default=True,
     help="How strongly a channel fires on an image.",
 )
-@click.option("--method", type=click.Choice(METHODS), default="guided", show_default=True)
-@click.option("--switches", default="own", show_default=True, metavar="|".join(SWITCHES), help="One or several.")
+@options.method
+@click.option(
+    "--switches", default="own", show_default=True, metavar="|".join(options.SWITCHES), help="One or several."
+)
 @click.option("--precision", type=click.Choice(["bfloat16"]), help="Of the pass over the data.  [default: float32]")
 @options.size
 @click.option(
@@ -77,7 +77,7 @@ def command(
     attribkit gallery cifar10.npz --model all_cnn_c --layer conv6 --channels 0-15 --format html,png
     """
     wanted = options.words(formats, "--format", FORMATS)
-    ways = options.words(switches, "--switches", SWITCHES)
+    ways = options.words(switches, "--switches", options.SWITCHES)
     chosen = [word.strip() for word in layers.split(",") if word.strip()]
     if not (wanted and ways and chosen):
         raise click.UsageError("--layer, --format and --switches name one thing each, or several with commas between")
@@ -90,10 +90,10 @@ def command(
         told: list[dict[str, Any]] = []
         words: list[str] = []
         for way in ways:
-            made = galleries(loaded, asked | {"switches": way}, engine, watching(quiet or as_json))
+            made = galleries(loaded, asked | {"switches": way}, engine, options.watching(quiet or as_json))
             asked["force"] = False
             for gallery in made.values():
-                files += written(gallery, out, wanted, facts(loaded, gallery), watching(quiet or as_json))
+                files += written(gallery, out, wanted, facts(loaded, gallery), options.watching(quiet or as_json))
                 told.append(as_data(gallery))
                 words.append(in_words(gallery))
     if as_json:
@@ -101,13 +101,6 @@ def command(
         return
     if not quiet:
         click.echo("\n".join([*dict.fromkeys(words), *map(str, files)]))
-
-
-def watching(quiet: bool) -> Watch:
-    """Work with a bar that says how long it takes."""
-    from attribkit.cli.progress import tracked
-
-    return lambda things, name: tracked(things, name, quiet)
 
 
 def shared(loaded: LoadedModel, asked: dict[str, Any], ray: str | None) -> Any:
@@ -141,13 +134,9 @@ def galleries(loaded: LoadedModel, asked: dict[str, Any], engine: Any, watch: Wa
 
 def facts(loaded: LoadedModel, gallery: Gallery) -> dict[str, str]:
     """What a page says of how it was made."""
-    import torch
-
-    from attribkit import __version__
-
     held = {"model": loaded.name, "layer": gallery.layer, "images": str(len(gallery.names))}
     held |= {"method": gallery.method, "switches": gallery.switches}
-    return held | {"attribkit": __version__, "torch": str(torch.__version__)}
+    return held | options.versions()
 
 
 def written(gallery: Gallery, out: Path, formats: list[str], facts: dict[str, str], watch: Watch) -> Iterator[Path]:

@@ -12,6 +12,7 @@ COMMANDS = (
     "explain",
     "gallery",
     "occlude",
+    "evolve",
     "filters",
     "invariance",
     "probe",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import shlex
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from attribkit.studies.occlusion_picture import Covered
 
 FORMATS = ("png", "html", "npz", "csv")
-METHODS = ("guided", "deconvnet", "backprop")
 
 
 @click.command("occlude")
@@ -46,18 +43,10 @@ METHODS = ("guided", "deconvnet", "backprop")
     show_default=True,
     help="Whether the last windows end at the edge or overhang it, as Captum's do.",
 )
-@click.option("--method", type=click.Choice(METHODS), default="guided", show_default=True, help="Of the projection.")
+@options.method
 @options.size
-@click.option(
-    "--out",
-    "-o",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="ATTRIBKIT_OUT",
-    default=Path("attribkit-out"),
-    show_default=True,
-    help="A folder.",
-)
-@click.option("--format", "-f", "formats", default="png", show_default=True, help=f"Of {', '.join(FORMATS)}.")
+@options.out
+@options.formats("png", FORMATS)
 @options.device
 @options.as_json
 @options.silent
@@ -68,7 +57,7 @@ def command(
     weights: str,
     device: str | None,
     out: Path,
-    formats: str,
+    formats: list[str],
     as_json: bool,
     quiet: bool,
     **asked: Any,
@@ -82,9 +71,8 @@ def command(
     \b
     attribkit occlude cat.jpg --model torchvision:resnet18 --window 32 --stride 16
     """
-    wanted = options.words(formats, "--format", FORMATS)
     pictures = given_images(images)
-    study = _Study(options.loaded(model, weights, device), out, wanted, asked)
+    study = _Study(options.loaded(model, weights, device), out, formats, asked)
     study.run(pictures, as_json, quiet)
 
 
@@ -188,20 +176,11 @@ class _Study:
             yield Path(f"{path}.csv")
 
     def page(self, shown: list[Covered]) -> str:
-        import torch
-
-        from attribkit import __version__
         from attribkit.files import write_whole
         from attribkit.studies.occlusion_page import page
 
-        facts = {
-            "command": shlex.join(["attribkit", *sys.argv[1:]]),
-            "model": self.loaded.name,
-            "attribkit": __version__,
-            "torch": str(torch.__version__),
-        }
         path = self.out / "occlude.html"
-        write_whole(path, page(shown, facts))
+        write_whole(path, page(shown, options.facts(self.loaded)))
         return str(path)
 
 

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,9 +15,14 @@ if TYPE_CHECKING:
     import torch
 
     from attribkit.adapters.source import LoadedModel
+    from attribkit.studies.rescoring import Watch
+
+METHODS = ("guided", "deconvnet", "backprop")
+SWITCHES = ("own", "uniform", "center", "corner")
 
 
-def _model_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+def model_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """For shell completion: the names that begin so."""
     from attribkit import list_models
 
     full = list_models(f"{incomplete}*")
@@ -51,10 +60,10 @@ model = click.option(
     "-m",
     envvar="ATTRIBKIT_MODEL",
     callback=_or_usual,
-    shell_complete=_model_names,
+    shell_complete=model_names,
     help=f"{_MODEL_HELP}  [default: packaged:squeezenet1_1 where the extra is installed, else all_cnn_c]",
 )
-model_argument = click.argument("model", envvar="ATTRIBKIT_MODEL", shell_complete=_model_names)
+model_argument = click.argument("model", envvar="ATTRIBKIT_MODEL", shell_complete=model_names)
 weights = click.option(
     "--weights",
     "-w",
@@ -71,6 +80,7 @@ device = click.option(
     metavar="DEVICE",
     help="cpu, cuda, cuda:1, ...  [default: a GPU if there is one]",
 )
+method = click.option("--method", type=click.Choice(METHODS), default="guided", show_default=True, help="Draws maps.")
 size = click.option(
     "--size",
     type=click.IntRange(min=1),
@@ -81,7 +91,30 @@ as_json = click.option(
 )
 quiet = click.option("--quiet", "-q", is_flag=True, envvar="ATTRIBKIT_QUIET", help="Show no progress.")
 silent = click.option("--quiet", "-q", is_flag=True, envvar="ATTRIBKIT_QUIET", help="Print nothing but errors.")
+out = click.option(
+    "--out",
+    "-o",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="ATTRIBKIT_OUT",
+    default=Path("attribkit-out"),
+    show_default=True,
+    help="A folder.",
+)
 debug = click.option("--debug", is_flag=True, help="Show where an error comes from.", expose_value=False)
+
+
+def formats(default: str, known: tuple[str, ...]) -> Callable[[Any], Any]:
+    """Which files are written, of those that a command knows."""
+    shown = f"One or more of {', '.join(known)}."
+    return click.option(
+        "--format",
+        "-f",
+        "formats",
+        default=default,
+        show_default=True,
+        callback=lambda ctx, param, text: words(text, "--format", known),
+        help=shown,
+    )
 
 
 def joined(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> str:
@@ -134,6 +167,28 @@ def torch_device(name: str | None) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise click.UsageError("--device cuda: torch sees no GPU here")
     return device
+
+
+def facts(loaded: LoadedModel) -> dict[str, str]:
+    """What a page says of how it was made: the same when the same command is given again."""
+    command = shlex.join(["attribkit", *sys.argv[1:]])
+    return {"command": command, "model": loaded.name, **versions()}
+
+
+def versions() -> dict[str, str]:
+    """What numbers may also depend on."""
+    import torch
+
+    from attribkit import __version__
+
+    return {"attribkit": __version__, "torch": str(torch.__version__)}
+
+
+def watching(quiet: bool) -> Watch:
+    """Work with a bar that says how long it takes."""
+    from attribkit.cli.progress import tracked
+
+    return lambda things, name: tracked(things, name, quiet)
 
 
 def numbers(text: str, option: str) -> list[int]:

@@ -56,6 +56,7 @@ class Gallery:
         pictures: The data; `names` and labels are its own.
         unreadable: Numbers of images that could not be read, and why.
         unsure: Channels of which not all images that may be among the winners were kept.
+        found: What the pass over the data kept of all channels of the layer, those not asked for as well.
     """
 
     layer: str
@@ -70,6 +71,7 @@ class Gallery:
     pictures: PictureSet
     unreadable: tuple[tuple[int, str], ...]
     unsure: tuple[int, ...]
+    found: Found
     projector: Projector
 
     @property
@@ -307,6 +309,7 @@ def _gallery(
         pictures=pictures,
         unreadable=found.unreadable,
         unsure=unsure,
+        found=found.found[number],
         projector=projector,
     )
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 from attribkit.errors import BadValue
-from attribkit.report import pictures
-from attribkit.report.pictures import Picture
+from attribkit.report import pictures, still_page
+from attribkit.report.stored import data_uri
 from attribkit.studies.occlusion_picture import Covered
 
 _STYLE = """
@@ -26,19 +23,9 @@ def page(covered: Sequence[Covered], facts: Mapping[str, str]) -> bytes:
         covered: One or several images.
         facts: The command, the model, versions, as they come at the foot.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     if not covered:
         raise BadValue("there is nothing to show on a page")
-    environment = Environment(
-        loader=PackageLoader("attribkit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    style = files("attribkit.report").joinpath("page.css").read_text("utf-8") + _STYLE
-    digest = b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    html = environment.get_template("occlusion.html").render(
-        entries=[_entry(each) for each in covered], facts=facts, style=style, digest=f"'sha256-{digest}'"
-    )
-    return html.encode("utf-8", "backslashreplace")
+    return still_page.page("occlusion.html", _STYLE, entries=[_entry(each) for each in covered], facts=facts)
 
 
 def _entry(covered: Covered) -> dict[str, Any]:
@@ -49,7 +36,9 @@ def _entry(covered: Covered) -> dict[str, Any]:
         "summary": covered.summary,
         "width": covered.picture.shape[1],
         "height": covered.picture.shape[0],
-        "images": [(name, _stored(image), words) for name, (image, words) in shown.items()],
+        "images": [
+            (name, data_uri("png", pictures.encode_png(image)), words) for name, (image, words) in shown.items()
+        ],
         "legend": covered.legend,
         "facts": {
             "window": " x ".join(map(str, result.window)),
@@ -59,7 +48,3 @@ def _entry(covered: Covered) -> dict[str, Any]:
             "computed": result.computed,
         },
     }
-
-
-def _stored(image: Picture) -> str:
-    return f"data:image/png;base64,{b64encode(pictures.encode_png(image)).decode()}"

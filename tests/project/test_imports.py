@@ -46,7 +46,7 @@ STOREYS = (
 PROBE = """
 import sys
 import attribkit
-lazy = {"LoadedModel", "list_models", "load"}  # these are for models of torchvision and timm
+lazy = {"LoadedModel", "checkpoints", "list_models", "load"}  # these are for models of torchvision and timm
 used = [getattr(attribkit, name) for name in attribkit.__all__ if name not in lazy]
 print(*sorted(set(sys.argv[1:]) & set(sys.modules)))
 """
