@@ -12,28 +12,21 @@ import click
 from attribkit.cli import options
 
 if TYPE_CHECKING:
+    from attribkit.adapters.source import LoadedModel
     from attribkit.studies.filters import Filters
 
-FORMATS = ("png", "npz", "csv")
+FORMATS = ("png", "html", "npz", "csv")
 
 
 @click.command("filters")
 @options.model_argument
 @options.weights
-@click.option(
-    "--out",
-    "-o",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="ATTRIBKIT_OUT",
-    default=Path("attribkit-out"),
-    show_default=True,
-    help="A folder.",
-)
-@click.option("--format", "-f", "formats", default="png", show_default=True, help=f"Of {', '.join(FORMATS)}.")
+@options.out
+@options.formats("png", FORMATS)
 @options.device
 @options.as_json
 @options.debug
-def command(model: str, weights: str, out: Path, formats: str, device: str | None, as_json: bool) -> None:
+def command(model: str, weights: str, out: Path, formats: list[str], device: str | None, as_json: bool) -> None:
     """Show the first-layer filters of MODEL, and count their faults.
 
     Dead and dominating filters, energy by frequency, near-duplicates, and aliasing by the stride.
@@ -43,26 +36,29 @@ def command(model: str, weights: str, out: Path, formats: str, device: str | Non
     """
     from attribkit.studies.filters import filters
     from attribkit.studies.filters_picture import described, faults
+    from attribkit.studies.filters_usual import USUAL
 
-    wanted = options.words(formats, "--format", FORMATS)
     loaded = options.loaded(model, weights, device)
     found = filters(loaded)
     stem = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in loaded.name)
-    files = [str(_written(found, loaded.name, out / f"{stem}.filters.{ending}")) for ending in wanted]
+    files = [str(_written(found, loaded, out / f"{stem}.filters.{ending}")) for ending in formats]
     if as_json:
-        click.echo(json.dumps({"model": loaded.name, **_as_data(found), "files": files}, indent=2))
+        click.echo(json.dumps({"model": loaded.name, **_as_data(found), "usual": USUAL, "files": files}, indent=2))
         return
     for line in (described(found), *(f"  {fault}" for fault in faults(found)), *files):
         click.echo(line)
 
 
-def _written(found: Filters, name: str, path: Path) -> Path:
+def _written(found: Filters, loaded: LoadedModel, path: Path) -> Path:
     from attribkit.files import write_whole
     from attribkit.report.pictures import encode_png
+    from attribkit.studies.filters_page import page
     from attribkit.studies.filters_picture import drawn
 
     if path.suffix == ".png":
-        write_whole(path, encode_png(drawn(name, found)))
+        write_whole(path, encode_png(drawn(loaded.name, found)))
+    elif path.suffix == ".html":
+        write_whole(path, page(loaded.name, found, options.facts(loaded)))
     elif path.suffix == ".npz":
         found.save(path)
     else:

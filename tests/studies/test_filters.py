@@ -9,11 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import usual_filters
 from conftest import Command
 from torch import nn
 
 import attribkit
+from attribkit.adapters import packaged
 from attribkit.studies.filters import Filters
+from attribkit.studies.filters_page import page
+from attribkit.studies.filters_picture import FAULTS
+from attribkit.studies.filters_usual import USUAL
 
 
 def net(stride: int = 1) -> nn.Sequential:
@@ -84,12 +89,40 @@ def test_what_has_no_filters_is_refused() -> None:
         attribkit.filters(nn.Linear(2, 2))
 
 
+def test_what_is_shown_as_usual_is_what_the_networks_have() -> None:
+    """Measured again, where the packages that bring them are installed."""
+    if not all(map(packaged.installed, ("squeezenet1_1", "efficientnet_lite0"))):
+        pytest.skip("the extra packaged is not installed")
+    assert usual_filters.measured() == USUAL
+    assert all(of.keys() == FAULTS.keys() for of in USUAL.values())
+
+
+def test_the_page_has_the_faults_beside_what_is_usual() -> None:
+    """Which filters they are of, too; and the same bytes again."""
+    model = net()
+    with torch.no_grad():
+        model[0].weight[2] = 0
+        model[0].weight[5] *= 9
+        model[0].weight[9] = -model[0].weight[1]
+    found = attribkit.filters(model)
+    html = page("<b>net</b>", found, {"command": "attribkit filters"})
+    assert html == page("<b>net</b>", found, {"command": "attribkit filters"})
+    text = html.decode()
+    assert "<b>net</b>" not in text
+    for words in ("1 of 12", "dominating", "like 9 (-1.000)", "1, 1 mirrored", "dead: 2", "not tested"):
+        assert words in text
+    for usual in USUAL.values():
+        assert all(words in text for words in usual.values())
+
+
 def test_the_command_gives_the_same(run: Command, tmp_path: Path) -> None:
-    """A picture, a table and one document; the same bytes again."""
-    words = ("filters", "all_cnn_c", "--format", "png,csv,npz", "--device", "cpu")
+    """A picture, a page, a table and one document; the same bytes again."""
+    words = ("filters", "all_cnn_c", "--format", "png,html,csv,npz", "--device", "cpu")
     done = run(*words, "--json")
     document = json.loads(done.out)
     assert document["filters"] == 96
     before = [Path(tmp_path / name).read_bytes() for name in document["files"]]
-    assert "near-duplicates" in run(*words).out
+    again = run(*words, "--json")
+    assert json.loads(again.out)["usual"] == USUAL
+    assert "[0 of 64; 4 of 32]" in run(*words, "--out", "elsewhere").out
     assert [Path(tmp_path / name).read_bytes() for name in document["files"]] == before
