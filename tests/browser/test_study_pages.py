@@ -1,0 +1,184 @@
+"""The pages of filters and of an evolution in a real browser: no script, nothing fetched, nothing that sticks out.
+
+make test-browser
+"""
+
+import os
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import attribkit
+from attribkit import Checkpoint
+from attribkit.studies import evolution_page, filters_page
+
+pytestmark = pytest.mark.browser
+
+FACTS = {"command": "attribkit evolve " + "a-name-without-a-place-to-break-" * 6, "model": "<i>net</i>"}
+CHANGES = 10
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Inputs with labels that are no HTML; the second half is brighter in blue."""
+
+    targets = [number % 2 for number in range(12)]  # noqa: RUF012
+    classes = ("ant", '<b title="x">bee</b>')
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, number):
+        x = torch.rand(3, 20, 20, generator=torch.Generator().manual_seed(number))
+        x[2] += number
+        return x
+
+
+def net(number):
+    """Channel 1 of the first layer looks for red, and from number 10 on for blue; channel 4 is dead at the last."""
+    torch.manual_seed(0)
+    made = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU()).eval()
+    with torch.no_grad():
+        made[0].weight[1] = 0
+        made[0].weight[1, 2 if number >= CHANGES else 0] = 1
+        made[0].bias[4] = -1000 if number == 20 else 1
+    return made
+
+
+@pytest.fixture(scope="module")
+def evolution():
+    checkpoints = [
+        Checkpoint(number, f"epoch-{number}", lambda number=number: net(number)) for number in (1, 5, 10, 20)
+    ]
+    return attribkit.evolve(checkpoints, Pictures(), layer=["1", "3"])
+
+
+@pytest.fixture(scope="module")
+def pages(evolution, tmp_path_factory):
+    """Files by their names."""
+    folder = tmp_path_factory.mktemp("pages")
+    (folder / "evolution.html").write_bytes(evolution_page.page(evolution, FACTS))
+    (folder / "filters.html").write_bytes(filters_page.page("<i>net</i>", attribkit.filters(net(1)), FACTS))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    from playwright.sync_api import sync_playwright
+
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    options = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium, pages):
+    """Open a page; at the end it has said nothing and has asked for nothing but itself."""
+    contexts, problems = [], []
+
+    def open_page(name, width=1280, **options):
+        context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
+        contexts.append(context)
+        tab, address = context.new_page(), (pages / f"{name}.html").as_uri()
+        tab.on("console", lambda message: problems.append(message.text))
+        tab.on("pageerror", lambda error: problems.append(str(error)))
+        tab.on("request", lambda request: problems.append(request.url) if request.url.startswith("http") else None)
+        tab.goto(address)
+        return tab
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert problems == []
+
+
+BOTH = pytest.mark.parametrize("name", ["evolution", "filters"])
+
+
+@BOTH
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 800, 1280])
+def test_nothing_sticks_out_and_every_picture_is_there(opened, name, width, scheme):
+    """Names are text, whatever they contain; ink is dark on light, and light on dark."""
+    tab = opened(name, width, color_scheme=scheme)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+    assert tab.locator("main i, main b b, header i").count() == 0
+    assert "<i>net</i>" in tab.inner_text(".lede")
+    ink, paper = tab.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
+    assert (sum(eval(ink[3:])) > sum(eval(paper[3:]))) == (scheme == "dark")
+
+
+@BOTH
+def test_it_reads_the_same_without_scripts(opened, name):
+    assert opened(name).inner_text("main") == opened(name, java_script_enabled=False).inner_text("main")
+
+
+@BOTH
+def test_wide_tables_are_scrolled_by_keyboard(opened, name):
+    """Inside of their own frame, which can be focused and has a name."""
+    tab = opened(name, 360)
+    frame = tab.locator(".wide").last if name == "evolution" else tab.locator(".wide").first
+    assert frame.get_attribute("aria-label")
+    frame.evaluate("frame => frame.style.width = '200px'")
+    frame.focus()
+    tab.keyboard.press("ArrowRight")
+    tab.wait_for_function("document.activeElement.scrollLeft > 0")
+
+
+def test_tiles_are_those_of_the_winners(opened, evolution):
+    """The browser shows what the library found, pixel by pixel, and where the image changed."""
+    tab = opened("evolution")
+    film = evolution.films["1"]
+    strip = tab.locator("table.film").first
+    changed = strip.evaluate(
+        "t => [...t.tBodies[0].rows].map(r => [...r.querySelectorAll('td')].map(c => c.className == 'changed'))"
+    )
+    assert changed == film.changed.tolist()
+    assert changed[1] == [False, False, True, False]
+    for column in (0, 2):
+        patch = strip.locator("tbody tr").nth(1).locator("td").nth(column).locator("img").nth(1)
+        seen = cv2.imdecode(np.frombuffer(patch.screenshot(), np.uint8), cv2.IMREAD_COLOR)[
+            -48:, :48, ::-1
+        ]  # whole pixels
+        expected = cv2.resize(film.tiles[1][column].patch, seen.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        assert abs(seen.astype(int) - expected).mean() < 3
+        other = film.tiles[1][2 - column].patch
+        wrong = cv2.resize(other, seen.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        assert abs(seen.astype(int) - wrong).mean() > 10
+        image = int(film.image[1, column])
+        assert patch.get_attribute("alt") == f"part of {evolution.names[image]}, {Pictures.classes[image % 2]}"
+    dead = strip.locator("tbody tr").nth(4).locator("td").nth(3)
+    assert "fires on none" in dead.inner_text()
+    assert dead.locator("img").count() == 0
+
+
+def test_curves_lie_where_their_numbers_say(opened, evolution):
+    """The first chart's line of the first layer, against its own scale."""
+    tab = opened("evolution")
+    heights = tab.evaluate(
+        "(s => ({ticks: [...s.querySelectorAll('line')].map(l => +l.getAttribute('y1')),"
+        " points: s.querySelector('polyline').getAttribute('points').split(' ').map(p => +p.split(',')[1])}))"
+        "(document.querySelector('.charts svg'))"
+    )
+    zero, _, one = heights["ticks"]
+    values = [(zero - y) / (zero - one) for y in heights["points"]]
+    assert values == pytest.approx(evolution.films["1"].settling.medians()["cosine"], abs=0.01)
+    row = tab.locator("table.numbers tbody tr").first
+    assert row.inner_text().split()[:2] == ["1", "cosine"]
+
+
+def test_every_filter_is_in_the_closed_list(opened):
+    tab = opened("filters")
+    rows = tab.locator("details tbody tr")
+    assert rows.count() == 8
+    assert not rows.first.is_visible()
+    tab.locator("summary").focus()
+    tab.keyboard.press("Enter")
+    assert rows.first.is_visible()
