@@ -72,7 +72,7 @@ def measures(found: Filters) -> dict[str, str]:
 def named(found: Filters) -> list[str]:
     """Which filters the faults are of, and what could not be tested: a line each."""
     pairs = [f"{int(a)} and {int(b)} ({cosine:.3f})" for a, b, cosine in found.duplicates]
-    lines = {"dead": found.dead, "dominating": found.dominating, "near-duplicates": pairs}
+    lines: dict[str, Sequence[object]] = {"dead": found.dead, "dominating": found.dominating, "near-duplicates": pairs}
     said = [f"{name}: {_listed(numbers)}" for name, numbers in lines.items() if numbers]
     if np.isfinite(found.aliasing):
         return [*said, f"aliasing was tested on {found.second}"]

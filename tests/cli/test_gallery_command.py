@@ -81,7 +81,7 @@ def test_a_document_for_machines(run: Command, tmp_path: Path) -> None:
         (("empty",), 1, "is a folder without images"),
         (("small.npz", "--channels", "96"), 1, "has 96 channels, 0 to 95; there is no 96"),
         (("small.npz", "--channels", "5-2"), 2, "--channels takes numbers and spans"),
-        (("small.npz", "--channels", "x"), 2, "--channels takes whole numbers"),
+        (("small.npz", "--channels", "x"), 2, "--channels takes numbers and spans"),
         (("small.npz", "--format", "gif"), 2, "--format takes html, png, csv, npz, not 'gif'"),
         (("small.npz", "--switches", "none"), 2, "--switches takes own"),
         (("small.npz", "--layer", "conv99"), 1, "no layer 'conv99'"),
