@@ -68,12 +68,15 @@ def command(
             "--data is missing: name images to show to every checkpoint; a run does not keep those that it learned from"
         )
     asked["layer"] = [word.strip() for word in layers.split(",") if word.strip()]
+    if not asked["layer"]:
+        raise click.UsageError("--layer names one layer, or several with commas between")
     asked |= {"channels": options.spans(channels, "--channels"), "watch": options.watching(quiet or as_json)}
     series = _series(checkpoints, model, device)
     loaded: Any = series[-1].load()
     found = _evolution(series, data, out / "parts" / ",".join(asked["layer"]), asked)
     writers = _writers(found, loaded)
-    stem = f"{','.join(asked['layer'])}.{found.method}.{found.switches}"
+    shown = f"-{channels.replace(' ', '')}" if channels else ""
+    stem = f"{','.join(asked['layer'])}{shown}.{found.method}.{found.switches}"
     files = [out / f"{stem}.{ending}" for ending in formats]
     for ending, path in zip(formats, files, strict=True):
         writers[ending](path)
@@ -120,7 +123,7 @@ def _writers(found: Evolution, loaded: LoadedModel) -> dict[str, Callable[[Path]
 
     return {
         "html": lambda path: write_whole(path, page(found, options.facts(loaded))),
-        "png": lambda path: write_png(path, drawn(found, loaded.name)),
+        "png": lambda path: write_png(path, drawn(found, loaded.name), options.facts(loaded)),
         "webp": lambda path: write_whole(path, animated(found, loaded.name)),
         "npz": found.save,
         "csv": lambda path: write_whole(path, table(found)),

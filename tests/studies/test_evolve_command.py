@@ -91,7 +91,7 @@ def test_the_document_is_the_librarys_answer(run: Command, here: Path) -> None:
         assert [channel["channel"] for channel in told["channels"]] == [4, 0, 1]
         assert [channel["changed"] for channel in told["channels"]] == film.changed.tolist()
         assert told["settling"]["cosine"] == [None, *film.settling.medians()["cosine"]]
-    assert document["files"] == ["attribkit-out/evolve/1,3.deconvnet.own.html"]
+    assert document["files"] == ["attribkit-out/evolve/1,3-4,0-1.deconvnet.own.html"]
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
@@ -144,6 +144,7 @@ def test_a_run_of_train(run: Command, tmp_path: Path) -> None:
         ((*WORDS, "--data", "none.npz"), 1, "none.npz does not exist"),
         ((*WORDS, "--model", "./net.py:none"), 1, "net.py"),
         ((*WORDS, "--layer", "9"), 1, "no layer '9'"),
+        ((*WORDS, "--layer", ","), 2, "--layer names one layer, or several"),
         ((*WORDS, "--format", "gif"), 2, "--format takes html, png, webp, npz, csv, not 'gif'"),
         ((*WORDS, "--channels", "3-1"), 2, "--channels takes numbers and spans"),
         (("evolve", "nowhere", "--data", "data.npz", "--layer", "1", "--model", "all_cnn_c"), 1, "does not exist"),
