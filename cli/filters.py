@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,14 +67,13 @@ def _written(found: Filters, loaded: LoadedModel, path: Path) -> Path:
 
 def _csv(found: Filters) -> bytes:
     """A line per filter."""
-    import csv
+    from attribkit.files import table
 
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["filter", "rms", "low", "middle", "high"])
-    for number, (rms, bands) in enumerate(zip(found.rms, found.bands, strict=True)):
-        lines.writerow([number, repr(float(rms)), *(repr(float(share)) for share in bands)])
-    return text.getvalue().encode()
+    lines = [
+        [number, repr(float(rms)), *(repr(float(share)) for share in bands)]
+        for number, (rms, bands) in enumerate(zip(found.rms, found.bands, strict=True))
+    ]
+    return table([["filter", "rms", "low", "middle", "high"], *lines])
 
 
 def _as_data(found: Filters) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -146,17 +145,8 @@ class _Study:
 
     def _key(self) -> str:
         """The question, the weights and the versions."""
-        import torch
-
-        from attribkit import __version__
-
-        weights = hashlib.sha256()
-        for name, tensor in sorted(self.loaded.model.state_dict().items()):
-            weights.update(
-                name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-            )
         asked = {name: value for name, value in self.asked.items() if name != "method"}
-        return json.dumps([self.loaded.name, asked, weights.hexdigest(), __version__, torch.__version__])
+        return json.dumps([self.loaded.name, asked, self.loaded.digest, *options.versions().values()])
 
     def written(self, source: GivenImage, covered: Covered) -> Iterator[Path]:
         """The files of one image."""
@@ -220,14 +210,13 @@ def _as_data(source: GivenImage, covered: Covered, files: list[str]) -> dict[str
 
 def _csv(covered: Covered) -> bytes:
     """A line per window."""
-    import csv
+    from attribkit.files import table
 
-    result, text = covered.occlusion, io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["top", "left", "probability", "activity", "best", "label"])
+    result = covered.occlusion
+    lines: list[list[Any]] = [["top", "left", "probability", "activity", "best", "label"]]
     for row, top in enumerate(result.rows):
         for column, left in enumerate(result.columns):
             best = int(result.best[0, row, column])
             values = (float(result.probability[0, row, column]), float(result.activity[0, row, column]))
-            lines.writerow([top, left, *map(repr, values), best, covered.label(best)])
-    return text.getvalue().encode()
+            lines.append([top, left, *map(repr, values), best, covered.label(best)])
+    return table(lines)

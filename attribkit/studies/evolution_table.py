@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Any
 
+from attribkit import files
 from attribkit.studies.evolution import Evolution, Film
 from attribkit.studies.evolution_picture import measured
 
@@ -21,14 +20,13 @@ def table(evolution: Evolution) -> bytes:
     Returns:
         The bytes of a .csv file.
     """
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(_COLUMNS.split())
-    for film in evolution.films.values():
-        for row in range(len(film.channels)):
-            for column in range(len(evolution.numbers)):
-                lines.writerow(_line(evolution, film, row, column))
-    return text.getvalue().encode("utf-8", "backslashreplace")
+    lines = (
+        _line(evolution, film, row, column)
+        for film in evolution.films.values()
+        for row in range(len(film.channels))
+        for column in range(len(evolution.numbers))
+    )
+    return files.table([_COLUMNS.split(), *lines])
 
 
 def _line(evolution: Evolution, film: Film, row: int, column: int) -> list[Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attribkit.files import pack, write_whole, written_whole
+from attribkit.files import pack, table, write_whole, written_whole
 from attribkit.report import mosaic, pictures
 from attribkit.report.gallery_page import GROUP, page, script_of
 from attribkit.report.pictures import Picture
@@ -257,10 +255,8 @@ def write_csv(gallery: Gallery, path: Path) -> None:
         gallery: What to write.
         path: The file.
     """
-    file = io.StringIO()
-    table = csv.writer(file, lineterminator="\n")
     columns = "layer channel kind rank image name label value row column top left bottom right"
-    table.writerow(columns.split())
+    lines: list[list[Any]] = [columns.split()]
     for row, of_row in enumerate(_boxes(gallery)):
         for kind, bands in (("w", False), ("b", True)):
             for rank, (place, box) in enumerate(zip(gallery.places(row, bands), of_row[kind], strict=True)):
@@ -268,10 +264,8 @@ def write_csv(gallery: Gallery, path: Path) -> None:
                 what = BANDS[rank] if bands else "top"
                 where = place.position or ("", "")
                 value = f"{place.value:.9g}"
-                table.writerow(
-                    [gallery.layer, place.channel, what, rank, place.image, name, label, value, *where, *box]
-                )
-    write_whole(path, file.getvalue().encode("utf-8", "backslashreplace"))
+                lines.append([gallery.layer, place.channel, what, rank, place.image, name, label, value, *where, *box])
+    write_whole(path, table(lines))
 
 
 def write_npz(gallery: Gallery, path: Path, watch: Watch) -> None:
