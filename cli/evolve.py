@@ -110,7 +110,7 @@ def _evolution(series: list[Checkpoint], data: Path, parts: Path, asked: dict[st
     try:
         return evolve(series, data, out=parts, **asked)
     except KeyboardInterrupt:
-        raise click.ClickException(f"stopped; run the same command again to do the rest, in {parts}") from None
+        raise options.Stopped(f"stopped; run the same command again to do the rest, in {parts}") from None
 
 
 def _writers(found: Evolution, loaded: LoadedModel) -> dict[str, Callable[[Path], None]]:

@@ -348,12 +348,6 @@ def explain_all(
         for line in [*pages, *outcomes.cautions]:
             click.echo(line)
     if stopped:
-        raise Stopped(f"stopped: {outcomes.complete}; the same command goes on from there")
+        raise options.Stopped(f"stopped: {outcomes.complete}; the same command goes on from there")
     if outcomes.failed:
         raise click.ClickException(outcomes.failures)
-
-
-class Stopped(click.ClickException):
-    """Somebody interrupted it."""
-
-    exit_code = 130

@@ -129,7 +129,7 @@ def galleries(loaded: LoadedModel, asked: dict[str, Any], engine: Any, watch: Wa
     try:
         return gallery(loaded, engine=engine, watch=watch, **asked)
     except KeyboardInterrupt:
-        raise click.ClickException(f"stopped; run the same command again to do the rest, in {asked['out']}") from None
+        raise options.Stopped(f"stopped; run the same command again to do the rest, in {asked['out']}") from None
 
 
 def facts(loaded: LoadedModel, gallery: Gallery) -> dict[str, str]:

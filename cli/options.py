@@ -103,6 +103,12 @@ out = click.option(
 debug = click.option("--debug", is_flag=True, help="Show where an error comes from.", expose_value=False)
 
 
+class Stopped(click.ClickException):
+    """Somebody interrupted it."""
+
+    exit_code = 130
+
+
 def formats(default: str, known: tuple[str, ...]) -> Callable[[Any], Any]:
     """Which files are written, of those that a command knows."""
     shown = f"One or more of {', '.join(known)}."

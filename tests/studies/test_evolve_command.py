@@ -112,7 +112,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bytes(
     with monkeypatch.context() as patched:
         patched.setattr(folder.RunFolder, "write", stopping)
         done = run(*words)
-    assert done.code == 1
+    assert done.code == 130
     assert "run the same command again to do the rest, in out/parts/1,3" in done.err
     assert run(*words).code == 0
     assert files(here / "out") == expected
