@@ -127,7 +127,7 @@ def _cell(film: Film, row: int, column: int, look: Tiles, quality: int, evolutio
         "map": _stored(pair[0], quality),
         "patch": _stored(pair[1], quality),
         "name": f"{evolution.names[image]}{label}",
-        "value": f"{film.value[row, column]:.3g}",
+        "value": f"{film.value[row, column]:.4g}",
     }
 
 
