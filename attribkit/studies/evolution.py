@@ -44,7 +44,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, eq=False)
 class Film:
-    """Some channels of a layer over C channels and E checkpoints.
+    """C channels of a layer at E checkpoints.
 
     Attributes:
         layer: Its path.
@@ -71,7 +71,14 @@ class Film:
     unsure: tuple[tuple[int, int], ...]
 
     def settled(self, row: int) -> int:
-        """The place of the checkpoint from which on the channel in this row keeps its image."""
+        """When a channel has found its last image.
+
+        Args:
+            row: Its place in `channels`.
+
+        Returns:
+            The place of the checkpoint from which on the image stays the same.
+        """
         return int(np.flatnonzero(self.changed[row]).max(initial=0))
 
 

@@ -35,7 +35,14 @@ class Settling:
 
     @classmethod
     def of(cls, found: Sequence[Found]) -> Settling:
-        """What the passes over the data at all checkpoints come to."""
+        """Compare the passes over the data at all checkpoints.
+
+        Args:
+            found: What each kept, in order, of the same images.
+
+        Returns:
+            The three measures.
+        """
         scores = [each.counts.sample.value for each in found]
         return cls(
             cosine=np.stack([cosines(old, new) for old, new in pairwise(scores)], 1),
@@ -44,7 +51,11 @@ class Settling:
         )
 
     def medians(self) -> dict[str, list[float | None]]:
-        """Each measure for the layer: the median of its channels; None where none of them can be compared."""
+        """Each measure for the layer as a whole.
+
+        Returns:
+            The median of its channels at each step; None where none of them can be compared.
+        """
         return {name: [_median(step) for step in values.T] for name, values in vars(self).items()}
 
 
