@@ -14,7 +14,7 @@ import numpy.typing as npt
 from torch import nn
 
 from attribkit.errors import BadType, BadValue
-from attribkit.explaining.explainer import Loaded, Method
+from attribkit.explaining.given import Loaded, Method
 from attribkit.files import pack, written_whole
 from attribkit.studies.evolution_settling import Settling
 from attribkit.studies.gallery import Gallery, gallery, unwatched
