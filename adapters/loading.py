@@ -76,16 +76,24 @@ def _refuse(channels: int | None, name: str) -> None:
         raise BadValue(f"{name} keeps the channels of its library: channels= is for the reference models")
 
 
-def list_models(pattern: str = "*") -> list[str]:
+def list_models(pattern: str = "*", *, here: bool = False) -> list[str]:
     """List the names that `load` takes.
 
     Args:
         pattern: Only names like this one: `resnet*`, `timm:resnet*`.
+        here: Only models whose own weights are on this machine, so that nothing has to be fetched.
 
     Returns:
         Full names, source:name.
     """
-    return [name for name in _all_names(sources()) if fnmatchcase(name, pattern) or fnmatchcase(_bare(name), pattern)]
+    names = [name for name in _all_names(sources()) if fnmatchcase(name, pattern) or fnmatchcase(_bare(name), pattern)]
+    return [name for name in names if _is_here(name)] if here else names
+
+
+def _is_here(name: str) -> bool:
+    """Whether its own weights are on this machine; a source that cannot say so has none."""
+    source: Any = sources()[name.partition(":")[0]]()
+    return bool(getattr(source, "is_here", lambda name: False)(_bare(name)))
 
 
 def sources() -> dict[str, Callable[[], Source]]:

@@ -54,7 +54,7 @@ def build(name: str, weights: Weights, classes: int | None) -> LoadedModel:
     return _NETWORKS[name](weights, classes)
 
 
-def installed(name: str) -> bool:
+def is_here(name: str) -> bool:
     """Say whether the weights of a network are on this machine.
 
     Args:

@@ -94,6 +94,12 @@ def _pretrained(name: str) -> nn.Module:
         ) from error
 
 
+def is_here(name: str) -> bool:
+    """Whether an earlier download has left the weights on this machine."""
+    config = timm.get_pretrained_cfg(name)
+    return config is not None and config.has_weights and _cached(config) is not None
+
+
 def _cached(config: PretrainedCfg) -> dict[str, str] | None:
     """The file of an earlier download, which timm would ask the network about before it reads it."""
     if not config.hf_hub_id or config.custom_load:

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,6 +70,14 @@ def _pretrained(name: str, default: models.WeightsEnum, classes: int | None) -> 
             f"the weights of torchvision:{name} cannot be fetched (no network?): "
             f"pass weights=FILE, with a copy of {default.url}, or weights='none'"
         ) from error
+
+
+def is_here(name: str) -> bool:
+    """Whether an earlier download has left the default weights on this machine."""
+    if name.startswith("quantized_"):
+        return False
+    file = Path(models.get_model_weights(name).DEFAULT.url).name
+    return (Path(torch.hub.get_dir()) / "checkpoints" / file).is_file()
 
 
 def _options(name: str, classes: int | None, state: StateDict | None) -> dict[str, Any]:

@@ -21,7 +21,8 @@ MODELS = "resnet18,vgg11,dla34,hrnet_w18_small,googlenet,densenet121,mobilenet_v
 
 
 @click.command("bench")
-@click.option("--models", default=MODELS, show_default=True, metavar="NAMES", help="Classifiers, separated by commas.")
+@click.argument("model", nargs=-1, shell_complete=options.model_names)
+@click.option("--models", default="", metavar="NAMES", help=f"Classifiers, separated by commas.  [default: {MODELS}]")
 @click.option("--method", type=click.Choice(["guided", "deconvnet"]), default="guided", show_default=True)
 @click.option(
     "--weights", "-w", default="none", show_default=True, metavar="default|none", help="Trained ones may be fetched."
@@ -36,6 +37,7 @@ MODELS = "resnet18,vgg11,dla34,hrnet_w18_small,googlenet,densenet121,mobilenet_v
 @options.quiet
 @options.debug
 def command(
+    model: tuple[str, ...],
     models: str,
     method: str,
     weights: str,
@@ -59,7 +61,8 @@ def command(
 
     compared: list[Comparison] = []
     refused: dict[str, str] = {}
-    for name in tracked([part.strip() for part in models.split(",") if part.strip()], "models", quiet):
+    names = [*model, *(part.strip() for part in models.split(",") if part.strip())] or MODELS.split(",")
+    for name in tracked(names, "models", quiet):
         loaded = options.loaded(name, weights, device)
         like = loaded.preprocess.example() if image is None else loaded.preprocess(image, size)
         x = options.batch(loaded, _noise(like, size) if image is None else like)

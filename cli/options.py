@@ -50,7 +50,7 @@ def _or_usual(ctx: click.Context, param: click.Parameter, name: str | None) -> s
         return name
     from attribkit.adapters import packaged
 
-    usual = "packaged:squeezenet1_1" if packaged.installed("squeezenet1_1") else "all_cnn_c"
+    usual = "packaged:squeezenet1_1" if packaged.is_here("squeezenet1_1") else "all_cnn_c"
     click.echo(f"attribkit: no --model was given, so {usual} is taken", err=True)
     return usual
 

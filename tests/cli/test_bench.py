@@ -56,7 +56,7 @@ def test_captums_failure_is_told(run: Command, monkeypatch: pytest.MonkeyPatch) 
             raise RuntimeError("not today")
 
     monkeypatch.setitem(comparison.CAPTUM, "guided", Failing)
-    done = run("bench", "--models", "timm:test_resnet", *QUICK)
+    done = run("bench", "timm:test_resnet", *QUICK)
     assert done.out.splitlines()[-1] == "timm:test_resnet: Captum fails: RuntimeError: not today"
     assert "  attribkit  " in done.out
 

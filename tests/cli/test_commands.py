@@ -307,6 +307,16 @@ def test_options_of_the_library_are_offered(explain: Command, tmp_path: Path) ->
         (["--method", "magic"], 2, "--method takes guided, deconvnet, backprop, not 'magic'"),
         (["--format", "bmp"], 2, "--format takes png, html, npz, safetensors, json, not 'bmp'"),
         (["--switches", "none.safetensors"], 1, "none.safetensors"),
+        (["--size", "0"], 2, "'--size'"),
+        (["--channel", "5-2", "--layer", "conv4"], 2, "--channel takes numbers and spans such as 0-95,104, not '5-2'"),
+        (["--channel", "max:0", "--layer", "conv4"], 2, "max:K asks for the K strongest"),
+        (["--usual", "none.npz"], 2, "--channel belongs to --layer"),
+        (["--usual", "none.npz", "--layer", "conv4"], 1, "none.npz is no npz that attribkit gallery has written"),
+        (["--class", "10"], 1, "the model has 10 outputs, 0 to 9; there is no 10"),
+        (["--view", "grey"], 2, "'--view'"),
+        (["--names", "{name}"], 2, "--names takes a template of {image}, {layer}, {asked}, {model}, not '{name}'"),
+        (["--out", "map.svgz", "--out", "map.jpg"], 2, "--out map.jpg is no folder"),
+        (["--layers", "conv4"], 2, "--layers"),
         (["--device", "toaster"], 2, "--device 'toaster': torch knows no such device"),
     ],
 )
@@ -461,6 +471,20 @@ def test_models_are_searched(run: Command) -> None:
     assert set(found.out.split()) >= {"reference:all_cnn_c", "reference:convpool_cnn_c"}
     assert json.loads(run("models", "reference:zf", "--json").out) == ["reference:zfnet"]
     assert run("models", "nonesuch").code == 1
+
+
+def test_models_whose_weights_are_here(run: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of packages, and of libraries once they were fetched: nothing is fetched to find out."""
+    import torchvision
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    bundled = json.loads(run("models", "reference:*", "--here", "--json").out)
+    assert bundled == [f"reference:{name}" for name in ("model_c", "strided_cnn_c", "convpool_cnn_c", "all_cnn_c")]
+    assert run("models", "torchvision:resnet18", "--here").code == 1
+    file = Path(torchvision.models.ResNet18_Weights.DEFAULT.url).name
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / file).touch()
+    assert run("models", "torchvision:resnet*", "--here").out.split() == ["torchvision:resnet18"]
 
 
 def test_layers_are_listed_with_what_they_see(run: Command) -> None:
