@@ -290,9 +290,10 @@ def explain(
     norms: Literal["rule", "bypass", "gradient"] = "rule",
     precision: Literal["bfloat16"] | None = None,
 ) -> dict[str, Attribution]: ...
+@overload
 def explain(
     model: Model,
-    images: Tensor,
+    images: tuple[Tensor, ...],
     method: Method | Sequence[Method] = "guided",
     *,
     layer: str | nn.Module | None = None,
@@ -308,7 +309,26 @@ def explain(
     replay: Literal["down", "both"] = "down",
     norms: Literal["rule", "bypass", "gradient"] = "rule",
     precision: Literal["bfloat16"] | None = None,
-) -> Attribution | dict[str, Attribution]:
+) -> tuple[Any, ...]: ...
+def explain(
+    model: Model,
+    images: Tensor | tuple[Tensor, ...],
+    method: Method | Sequence[Method] = "guided",
+    *,
+    layer: str | nn.Module | None = None,
+    channel: One | None = None,
+    channels: Several | None = None,
+    at: At = "max",
+    target: Classes | None = None,
+    targets: Several | Sequence[str] | None = None,
+    output: Pick | None = None,
+    switches: str | Switches = "own",
+    activations: Literal["rectifiers", "all"] = "rectifiers",
+    overlap: Literal["add", "overwrite"] = "add",
+    replay: Literal["down", "both"] = "down",
+    norms: Literal["rule", "bypass", "gradient"] = "rule",
+    precision: Literal["bfloat16"] | None = None,
+) -> Attribution | dict[str, Attribution] | tuple[Any, ...]:
     """Explain which pixels made a unit fire.
 
         a = attribkit.explain(model, images, layer="features.28")  # a layer's strongest unit
@@ -318,7 +338,7 @@ def explain(
 
     Args:
         model: A network, or what `attribkit.load` returned. It is not changed.
-        images: N x C x H x W, floats.
+        images: N x C x H x W, floats; for a model of several inputs a tuple of them.
         method: "backprop", "deconvnet", "guided", a `Rule`, a function of `(signal, gate)`, or a mapping from patterns
             to these, which gives each part of the network a rule of its own. A list of methods shares one forward
             pass and gives a dict by name.
@@ -339,23 +359,27 @@ def explain(
         precision: "bfloat16" computes in bfloat16, as `torch.autocast` does; maps have the type of the images.
 
     Returns:
-        The maps, one per unit, image by image. For a list of methods, a dict of results by their names.
+        The maps, one per unit, image by image. For a list of methods, a dict of results by their names. For a tuple of
+        inputs, a tuple with the results of each.
 
     Raises:
         BadValue: An argument does not fit the model or the other arguments.
         NothingToRewrite: The rule has nothing to act on in this model.
     """
-    explainer: Explainer[Any] = Explainer(
-        model,
-        method,
-        layer=layer,
-        output=output,
-        switches=switches,
-        activations=activations,
-        overlap=overlap,
-        replay=replay,
-        norms=norms,
-        precision=precision,
-    )
-    asked: dict[str, Any] = {"channel": channel, "channels": channels, "target": target, "targets": targets}
-    return explainer(images, at=at, **asked)
+    options: dict[str, Any] = {
+        "output": output,
+        "switches": switches,
+        "activations": activations,
+        "overlap": overlap,
+        "replay": replay,
+        "norms": norms,
+        "precision": precision,
+    }
+    asked: dict[str, Any] = {"channel": channel, "channels": channels, "target": target, "targets": targets, "at": at}
+    if isinstance(images, tuple):
+        from attribkit.explaining.several import explain_each
+
+        path = named(layer, unloaded(model)[0])
+        return explain_each(explain, model, images, path, {"method": method, **options, **asked})
+    explainer: Explainer[Any] = Explainer(model, method, layer=layer, **options)
+    return explainer(images, **asked)
