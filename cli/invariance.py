@@ -52,7 +52,7 @@ def command(
     parts: Path | None,
     size: int | None,
     out: Path,
-    format: str,
+    formats: str,
     device: str | None,
     as_json: bool,
     quiet: bool,
@@ -66,7 +66,7 @@ def command(
     \b
     attribkit invariance photos/ --model torchvision:squeezenet1_1 --layers features.0,features.12
     """
-    wanted = options.words(format, "--format", studying.FORMATS)
+    wanted = options.words(formats, "--format", studying.FORMATS)
     given = _Given(given_images(images), quiet or as_json)
     boxes = {} if parts is None else boxes_of(parts, given.images)
     loaded = options.loaded(model, weights, device)

@@ -58,7 +58,7 @@ def command(
     remove: tuple[str, ...],
     keep: tuple[str, ...],
     out: Path,
-    format: str,
+    formats: str,
     device: str | None,
     as_json: bool,
     quiet: bool,
@@ -77,7 +77,7 @@ def command(
     from attribkit import probe
     from attribkit.cli.progress import tracked
 
-    wanted = options.words(format, "--format", studying.FORMATS)
+    wanted = options.words(formats, "--format", studying.FORMATS)
     changes = [{"remove": studying.named(each)} for each in remove] + [{"keep": _kept(each)} for each in keep]
     loaded = options.loaded(model, weights, device)
     question = [model, weights, layers, *(str(asked[name]) for name in ("data", "features", "size"))]
