@@ -110,10 +110,13 @@ class Files:
         """Write the page that shows all answers."""
         if not (self.ledger.shows and made):
             return []
-        from attribkit.report.page import page
+        from attribkit.report.page import Writer
 
-        shown = [each for one in made for each in self.ledger.shown(one.key)]
-        return [self._placed("explain.html", page(shown, self.facts))]
+        writer = Writer(sum(len(explained["units"]) for one in made for explained in one.explained), len(made))
+        for one in made:
+            for shown in self.ledger.shown(one.key):
+                writer.add(shown)
+        return [self._placed("explain.html", writer.page(self.facts))]
 
     def _placed(self, name: str, data: bytes) -> Path:
         """Write a file. Another content is not lost: the new one gets a number, or is refused where it cannot.

@@ -1,256 +1,249 @@
-"use strict";
-(() => {
-  const ZERO = 128, FULL = 127;
-  const LARGEST_CARD = 224;
-  const all = (selector, within = document) => [...within.querySelectorAll(selector)];
-  const bytes = text => Uint8Array.from(atob(text), letter => letter.charCodeAt(0));
-  const palettes = { signed: bytes(document.body.dataset.signed), absolute: bytes(document.body.dataset.absolute) };
+// The page: its units, which of them are shown, and how.
 
-  // A browser that guards against fingerprinting gives back other bytes than were drawn. One off cannot be seen.
-  function readable() {
-    const context = new OffscreenCanvas(16, 16).getContext("2d", { willReadFrequently: true });
-    const drawn = new ImageData(16, 16);
-    for (let i = 0; i < drawn.data.length; i++) drawn.data[i] = i % 4 === 3 ? 255 : i % 251;
-    context.putImageData(drawn, 0, 0);
-    const read = context.getImageData(0, 0, 16, 16).data;
-    return drawn.data.every((value, i) => Math.abs(value - read[i]) <= 1);
+const LARGEST_CARD = 224;
+const state = { view: "classic", common: false, own: true };
+const main = document.getElementById("units");
+const units = [];
+
+class Unit {
+  constructor(article) {
+    const numbers = text => text.split(",").map(Number);
+    this.article = article;
+    this.cards = all("label.card", article);
+    [this.width, this.height] = numbers(article.dataset.size);
+    this.window = numbers(article.dataset.window);
+    this.part = article.dataset.part ? numbers(article.dataset.part) : null;
+    this.near = false;
+    this.viewer = null;
+    for (const card of this.cards) card.querySelector("input").addEventListener("change", () => refresh([this]));
+    article.addEventListener("pointermove", event => this.tell(event));
   }
 
-  // The four views: from shares of full strength, red, green and blue, to the bytes of a pixel.
-  const share = value => Math.max(-1, Math.min(1, value));
-  const coloured = (out, at, palette, index) => out.set(palette.subarray(3 * index, 3 * index + 3), at);
-  const VIEWS = {
-    signed(out, at, shares) {
-      coloured(out, at, palettes.signed, Math.round(255 + 255 * share(shares[0] + shares[1] + shares[2])));
-    },
-    absolute(out, at, shares) {
-      const largest = Math.max(Math.abs(shares[0]), Math.abs(shares[1]), Math.abs(shares[2]));
-      coloured(out, at, palettes.absolute, Math.round(255 * share(largest)));
-    },
-    positive(out, at, shares) {
-      for (let i = 0; i < 3; i++) out[at + i] = Math.round(255 * Math.max(0, share(shares[i])));
-    },
-    classic(out, at, shares) {
-      for (let i = 0; i < 3; i++) out[at + i] = Math.round(ZERO + FULL * share(shares[i]));
-    },
-  };
-
-  function picture(map, view, strength) {
-    const image = new ImageData(map.width, map.height);
-    const step = map.range / FULL / (strength || 1);
-    const grey = map.planes === 1;
-    const shares = [0, 0, 0];
-    for (let at = 0; at < image.data.length; at += 4) {
-      for (let i = 0; i < 3; i++) shares[i] = (map.bytes[at + i] - ZERO) * step;
-      // The sum over one channel is that channel.
-      if (grey && view === "signed") shares[1] = shares[2] = 0;
-      VIEWS[view](image.data, at, shares);
-      image.data[at + 3] = 255;
-    }
-    return image;
+  /** Unfolded, with its viewer and all its maps; in the overview the others show one map only. */
+  get open() {
+    return main.dataset.mode === "full" || this.article.matches(":target");
   }
 
-  async function read(image) {
-    await image.decode();
-    const width = image.naturalWidth, height = image.naturalHeight;
-    const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
-    context.drawImage(image, 0, 0);
-    const { planes, range, strengths } = image.dataset;
-    return {
-      width, height, bytes: context.getImageData(0, 0, width, height).data,
-      planes: Number(planes), range: Number(range), strengths: JSON.parse(strengths),
-    };
+  get chosen() {
+    return this.cards.find(card => card.querySelector("input").checked);
   }
 
-  // As many whole screen pixels a pixel as fit; where not even one fits, the browser has to scale down.
-  function fit(width, height, room, high = room) {
-    const ratio = window.devicePixelRatio || 1;
-    const times = Math.min(room * ratio / width, high * ratio / height);
-    return (times >= 1 ? Math.floor(times) : times) / ratio;
+  paint() {
+    for (const card of this.open ? this.cards : [this.chosen]) this.draw(card);
   }
 
-  function sized(element, width, height, scale) {
-    element.style.width = `${width * scale}px`;
-    element.style.height = `${height * scale}px`;
-    element.classList.toggle("smooth", scale * (window.devicePixelRatio || 1) < 1);
+  /** Whether the pictures of maps are there that are to be read; a large page loads them late. */
+  get loaded() {
+    if (!this.open && state.own) return true;
+    const images = all("label.card img", this.article).filter(image => !image.naturalWidth);
+    for (const image of images) image.loading = "eager";
+    if (images.length) Promise.all(images.map(image => image.decode())).then(() => refresh([this]));
+    return !images.length;
   }
 
-  class Unit {
-    constructor(article, maps) {
-      this.article = article;
-      this.maps = maps;
-      this.width = Number(article.dataset.width);
-      this.height = Number(article.dataset.height);
-      this.part = article.dataset.part ? article.dataset.part.split(",").map(Number) : null;
-      this.stage = this.find(".stage");
-      this.layers = this.find(".layers");
-      this.canvas = this.find(".layers canvas");
-      this.blend = this.find(".blend");
-      this.zoom = this.find(".zoom");
-      this.find(".layers img").src = this.find(".card img").src;
-      this.find(".viewer").hidden = false;
-      for (const element of all(".part, .under", article)) element.hidden = false;
-      this.listen();
-      this.mix();
-    }
-
-    find(selector) {
-      return this.article.querySelector(selector);
-    }
-
-    listen() {
-      for (const radio of all("input[type=radio]", this.article)) radio.addEventListener("change", () => this.choose());
-      this.blend.addEventListener("input", () => this.mix());
-      this.zoom.addEventListener("input", () => this.enlarge());
-      this.find(".closer")?.addEventListener("click", () => this.closer());
-      const boxed = this.find(".boxed");
-      boxed?.addEventListener("change", () => this.find(".layers .box").toggleAttribute("hidden", !boxed.checked));
-      this.stage.addEventListener("pointermove", event => {
-        if (event.buttons === 1 && event.pointerType === "mouse") this.stage.scrollBy(-event.movementX, -event.movementY);
+  unfold() {
+    this.picture = new Image();
+    this.picture.src = document.getElementById(this.article.dataset.picture).getAttribute("href");
+    this.viewer = new Viewer(this);
+    for (const card of all(".card", this.article)) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = "save";
+      button.textContent = "Save";
+      button.setAttribute("aria-label", `Save ${card.dataset.method ? `the map by ${card.dataset.method}` : "the picture"}`);
+      button.addEventListener("click", event => {
+        event.preventDefault();
+        const name = card.dataset.method ? `${card.dataset.method}-${state.view}` : "picture";
+        save(card.dataset.method ? this.map(card) : this.cut(), `${this.article.id}-${name}`.replace(/[^\w.-]+/g, "-"));
       });
+      card.append(button);
     }
-
-    /** Draw every map in a view; `largest` has the strength and its words for each method. */
-    draw(view, largest) {
-      this.view = view;
-      for (const card of all("label.card", this.article)) {
-        const map = this.maps.get(card), [strength, words] = largest(card, view);
-        card.querySelector(".scale").textContent = words;
-        map.drawn = picture(map, view, strength);
-        card.querySelector(".plate > canvas").getContext("2d").putImageData(map.drawn, 0, 0);
-      }
-      this.cut();
-      this.choose();
-    }
-
-    /** What the unit sees, of the picture and of each map. */
-    cut() {
-      if (!this.part) return;
-      const [top, left, bottom, right] = this.part, width = right - left, height = bottom - top;
-      for (const card of all(".card", this.article)) {
-        const canvas = card.querySelector(".part canvas");
-        canvas.width = width;
-        canvas.height = height;
-        canvas.getContext("2d").drawImage(card.querySelector(".plate > img:not([hidden]), .plate > canvas"), left, top, width, height, 0, 0, width, height);
-      }
-    }
-
-    /** The chosen method's map onto the stage. */
-    choose() {
-      const card = this.find("input[type=radio]:checked").closest(".card");
-      this.canvas.getContext("2d").putImageData(this.maps.get(card).drawn, 0, 0);
-      this.canvas.setAttribute("aria-label", `map by ${card.dataset.method}, ${this.view} view`);
-    }
-
-    mix() {
-      this.canvas.style.opacity = this.blend.value / 100;
-    }
-
-    /** Sizes that follow from the width of the page. */
-    resize() {
-      for (const card of all(".card", this.article)) {
-        // Two pixels are the border.
-        const room = Math.min(card.clientWidth - 2, LARGEST_CARD);
-        const whole = fit(this.width, this.height, room);
-        sized(card.querySelector(".plate").firstElementChild, this.width, this.height, whole);
-        const drawn = card.querySelector(".plate > canvas");
-        if (drawn) sized(drawn, this.width, this.height, whole);
-        if (!this.part) continue;
-        const [top, left, bottom, right] = this.part;
-        sized(card.querySelector(".part canvas"), right - left, bottom - top, fit(right - left, bottom - top, room));
-      }
-      this.scale = fit(this.width, this.height, this.find(".viewer").clientWidth - 2, window.innerHeight * 0.8);
-      // No larger than the picture, so that only what is zoomed scrolls; two pixels are its border.
-      this.stage.style.width = `${this.width * this.scale + 2}px`;
-      this.stage.style.height = `${this.height * this.scale + 2}px`;
-      this.enlarge();
-    }
-
-    /** Zoom about the middle of what is seen, or about a given point. */
-    enlarge(middle = this.middle()) {
-      const times = Number(this.zoom.value);
-      sized(this.layers, this.width, this.height, this.scale * times);
-      this.find("output").textContent = `×${times}`;
-      this.article.classList.toggle("zoomed", times > 1);
-      this.stage.scrollLeft = middle[0] * this.layers.clientWidth - this.stage.clientWidth / 2;
-      this.stage.scrollTop = middle[1] * this.layers.clientHeight - this.stage.clientHeight / 2;
-    }
-
-    middle() {
-      const along = (from, room, length) => (length ? (from + room / 2) / length : 0.5);
-      const { scrollLeft, scrollTop, clientWidth, clientHeight } = this.stage;
-      return [along(scrollLeft, clientWidth, this.layers.clientWidth), along(scrollTop, clientHeight, this.layers.clientHeight)];
-    }
-
-    closer() {
-      const [top, left, bottom, right] = this.part;
-      const across = this.stage.clientWidth / this.scale / (right - left);
-      const down = this.stage.clientHeight / this.scale / (bottom - top);
-      this.zoom.value = Math.floor(Math.min(across, down));
-      this.enlarge([(left + right) / 2 / this.width, (top + bottom) / 2 / this.height]);
-    }
+    const back = document.createElement("a");
+    back.href = "#units";
+    back.className = "back";
+    back.textContent = "Back to the overview";
+    this.article.querySelector("header").append(back);
   }
 
-  function key(view) {
-    for (const key of all(".key p")) key.hidden = key.dataset.view !== view;
-    const stops = { positive: ["black", "white"], classic: ["black", "white"] }[view] ?? colours(palettes[view]);
-    document.querySelector(".bar i").style.background = `linear-gradient(to right, ${stops.join(", ")})`;
-    const both = view === "signed" || view === "classic";
-    document.querySelector(".bar .low").textContent = both ? "−full strength" : "0";
-    document.querySelector(".bar .mid").textContent = both ? "0" : "";
-    document.querySelector(".bar .high").textContent = both ? "+full strength" : "full strength";
+  map(card) {
+    return drawn(read(card.querySelector("img")), state.view, strengthOf(card)[0]);
   }
 
-  function colours(palette) {
-    const last = palette.length / 3 - 1;
-    return Array.from({ length: 17 }, (_, i) => {
-      const at = 3 * Math.round(last * i / 16);
-      return `rgb(${palette[at]}, ${palette[at + 1]}, ${palette[at + 2]})`;
-    });
+  /** The page's own picture shows the classic view at its own scale; any other is drawn beside it. */
+  draw(card) {
+    const image = card.querySelector("img"), [strength, words] = strengthOf(card);
+    card.querySelector(".scale").textContent = words;
+    card.querySelector("canvas")?.remove();
+    image.hidden = !state.own;
+    if (state.own) return;
+    const canvas = drawn(read(image), state.view, strength);
+    canvas.setAttribute("role", "img");
+    canvas.setAttribute("aria-label", image.alt);
+    image.after(canvas);
   }
 
-  async function start() {
-    if (!readable()) {
-      document.getElementById("unreadable").hidden = false;
-      return;
-    }
-    const maps = new Map();
-    for (const card of all("label.card")) {
-      const image = card.querySelector("img");
-      const map = await read(image);
-      const canvas = document.createElement("canvas");
-      canvas.width = map.width;
-      canvas.height = map.height;
-      canvas.setAttribute("aria-hidden", "true");
-      image.after(canvas);
-      image.hidden = true;
-      maps.set(card, map);
-    }
-    const units = all("article").map(article => new Unit(article, maps));
-    const common = document.getElementById("common");
+  /** The picture, as far as it is shown large. */
+  cut() {
+    const [top, left, bottom, right] = this.window;
+    const part = blank(right - left, bottom - top);
+    const wide = this.picture.naturalWidth / this.width, high = this.picture.naturalHeight / this.height;
+    part.getContext("2d").drawImage(this.picture, left * wide, top * high, part.width * wide, part.height * high, 0, 0, part.width, part.height);
+    return part;
+  }
 
-    function largest(card, view) {
-      const own = maps.get(card).strengths[view];
-      if (!common?.checked) return own;
-      const method = all("label.card").filter(other => other.dataset.method === card.dataset.method);
-      return method.map(other => maps.get(other).strengths[view]).reduce((a, b) => (b[0] > a[0] ? b : a), own);
-    }
+  /** Each card that is shown, and how wide it is. */
+  measure() {
+    const cards = this.open ? all(".card", this.article) : [this.chosen];
+    this.rooms = cards.map(card => [card, Math.min(card.clientWidth - 2, LARGEST_CARD)]);
+  }
 
-    function draw() {
-      const view = document.querySelector("input[name=view]:checked").value;
-      key(view);
-      for (const unit of units) unit.draw(view, largest);
+  /** Sizes that follow from the width of the page. */
+  resize() {
+    const [top, left, bottom, right] = this.window, width = right - left, height = bottom - top;
+    for (const [card, room] of this.rooms) {
+      const scale = fit(width, height, room);
+      for (const each of all("svg.plate, span.plate > *", card)) sized(each, width, height, scale);
     }
+    if (this.open) this.viewer.resize();
+  }
 
-    document.querySelector(".toolbar").hidden = false;
-    for (const control of all(".toolbar input")) control.addEventListener("change", draw);
-    await Promise.all(all("article .card img").map(image => image.decode()));
-    draw();
-    const resize = () => units.forEach(unit => unit.resize());
-    resize();
-    window.addEventListener("resize", resize);
+  /** The value under the pointer. */
+  tell(event) {
+    if (!this.viewer) return;
+    const plate = event.target.closest(".layers, label.card .plate");
+    const words = this.viewer.find(".value");
+    words.textContent = "";
+    if (!plate) return;
+    const card = event.target.closest(".card") ?? this.chosen;
+    const box = plate.getBoundingClientRect();
+    const [top, left, bottom, right] = this.window;
+    let across = (event.clientX - box.left) / box.width, down = (event.clientY - box.top) / box.height;
+    if (plate.matches(".layers")) {
+      across = (across * this.width - left) / (right - left);
+      down = (down * this.height - top) / (bottom - top);
+    }
+    if (!(across >= 0 && across < 1 && down >= 0 && down < 1)) return;
+    const row = top + Math.floor(down * (bottom - top)), column = left + Math.floor(across * (right - left));
+    words.textContent = `row ${row}, column ${column}, ${card.dataset.method}: ${value(read(card.querySelector("img")), across, down)}`;
+  }
+}
+
+/** The full strength of a map in the view of the page, and in words: its own, or the largest of its method. */
+function strengthOf(card) {
+  if (!state.common) return strengths(card.querySelector("img"))[state.view];
+  const method = card.dataset.method;
+  state.common[method] ??= all("label.card").filter(other => other.dataset.method === method)
+    .map(other => strengths(other.querySelector("img"))[state.view]).reduce((a, b) => (b[0] > a[0] ? b : a));
+  return state.common[method];
+}
+
+function key(view) {
+  for (const key of all(".key p")) key.hidden = key.dataset.view !== view;
+  const stops = { positive: ["black", "white"], classic: ["black", "white"] }[view] ?? colours(palettes[view]);
+  document.querySelector(".bar i").style.background = `linear-gradient(to right, ${stops.join(", ")})`;
+  const both = view === "signed" || view === "classic";
+  document.querySelector(".bar .low").textContent = both ? "−full strength" : "0";
+  document.querySelector(".bar .mid").textContent = both ? "0" : "";
+  document.querySelector(".bar .high").textContent = both ? "+full strength" : "full strength";
+}
+
+function colours(palette) {
+  const last = palette.length / 3 - 1;
+  return Array.from({ length: 17 }, (_, i) => {
+    const at = 3 * Math.round(last * i / 16);
+    return `rgb(${palette[at]}, ${palette[at + 1]}, ${palette[at + 2]})`;
+  });
+}
+
+/** Draw what can be seen; a unit that is far away waits until it comes near. Measured first, as to write is to lay out. */
+function refresh(some = units) {
+  const near = some.filter(unit => unit.near && unit.loaded);
+  for (const unit of near) if (unit.open && !unit.viewer) unit.unfold();
+  for (const unit of near) unit.measure();
+  for (const unit of near) {
+    unit.paint();
+    unit.resize();
+    if (unit.open) unit.viewer.draw();
+  }
+}
+
+/** Everything is drawn again as the toolbar says. */
+function redraw() {
+  state.view = document.querySelector("input[name=view]:checked").value;
+  state.common = document.getElementById("common")?.checked ? {} : false;
+  state.own = state.view === "classic" && !state.common;
+  // What is printed is drawn in this view, too.
+  if (!state.own) for (const image of all("label.card img")) image.loading = "eager";
+  key(state.view);
+  refresh();
+}
+
+// Which units are shown.
+const filters = all(".filters select");
+
+function offer() {
+  for (const filter of filters) {
+    const found = [...new Set(units.map(unit => unit.article.dataset[filter.name]))].filter(Boolean);
+    found.sort((a, b) => a.localeCompare(b, "en", { numeric: true }));
+    filter.append(...found.map(text => new Option(text, text)));
+    filter.parentElement.hidden = found.length < 2;
+  }
+}
+
+function choose() {
+  let count = 0;
+  for (const { article } of units) {
+    article.hidden = filters.some(filter => filter.value && filter.value !== article.dataset[filter.name]);
+    count += !article.hidden;
+  }
+  document.querySelector(".count").textContent = count === units.length ? `${count} units` : `${count} of ${units.length} units`;
+}
+
+/** A link to a unit: it is shown, whatever was filtered. */
+function follow() {
+  const unit = units.find(each => each.article.matches(":target"));
+  if (unit?.article.hidden) {
+    for (const filter of filters) filter.value = "";
+    choose();
+  }
+  refresh();
+  (unit?.article ?? document.querySelector(":target"))?.scrollIntoView();
+}
+
+function start() {
+  if (!readable()) {
+    document.getElementById("unreadable").hidden = false;
+    return;
+  }
+  units.push(...all("article").map(article => new Unit(article)));
+  for (const part of all(".toolbar, .filters")) part.hidden = false;
+  for (const control of all("input[name=view], #common")) control.addEventListener("change", redraw);
+  for (const mode of all("input[name=mode]")) mode.addEventListener("change", () => {
+    main.dataset.mode = mode.value;
+    refresh();
+  });
+  const method = document.getElementById("method");
+  method?.addEventListener("change", () => {
+    for (const { cards } of units) for (const card of cards) if (card.dataset.method === method.value) card.querySelector("input").checked = true;
+    refresh();
+  });
+  for (const filter of filters) filter.addEventListener("change", choose);
+  if (filters.length) {
+    offer();
+    choose();
+  }
+  key(state.view);
+  const byArticle = new Map(units.map(unit => [unit.article, unit]));
+  const seen = new IntersectionObserver(entries => {
+    for (const { target, isIntersecting } of entries) byArticle.get(target).near = isIntersecting;
+    refresh(entries.map(entry => byArticle.get(entry.target)));
     document.documentElement.dataset.ready = "";
-  }
+  }, { rootMargin: main.matches(".many") ? "1500px" : "1000000px" });
+  for (const { article } of units) seen.observe(article);
+  window.addEventListener("resize", () => refresh());
+  window.addEventListener("hashchange", follow);
+  window.addEventListener("beforeprint", () => units.forEach(unit => unit.paint()));
+  follow();
+}
 
-  start();
-})();
+window.addEventListener("load", start);

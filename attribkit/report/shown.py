@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from attribkit.errors import BadValue
@@ -36,6 +39,11 @@ def caution(unit: Unit, methods: Iterable[str]) -> str | None:
 def rule_of(column: str) -> str:
     """The method of a column: "guided" of "guided, own switches"."""
     return column.partition(", ")[0]
+
+
+def short(label: str) -> str:
+    """A class by its first name: "lion" of "lion, king of beasts, Panthera leo"."""
+    return label.partition(",")[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +91,24 @@ class Shown:
     def part(self) -> Box | None:
         """The box of a unit that sees less than the whole picture."""
         return self.box if self.box != (0, 0, *self.picture.shape[:2]) else None
+
+    @cached_property
+    def window(self) -> Box:
+        """What is shown large: the part that the unit sees, unless a map has something outside of it."""
+        whole = (0, 0, *self.picture.shape[:2])
+        if self.part is None:
+            return whole
+        top, left, bottom, right = self.part
+        inside = all(
+            np.count_nonzero(values) == np.count_nonzero(values[:, top:bottom, left:right])
+            for values in self.maps.values()
+        )
+        return self.part if inside else whole
+
+    @property
+    def class_name(self) -> str:
+        """What its label begins with: the class that it explains, or that the network finds likeliest."""
+        return re.sub(r" \d+%$", "", short(self.label))
 
     @property
     def target(self) -> str:

@@ -15,10 +15,10 @@ import pytest
 
 from attribkit.report import panel as panels
 from attribkit.report import pictures
-from attribkit.report.page import page
+from attribkit.report.page import Writer, page
 from attribkit.report.panel import common_strengths, panel
 from attribkit.report.shown import Shown
-from attribkit.report.stored import store
+from attribkit.report.stored import store, stored_picture
 from attribkit.units import Unit
 
 FACTS = {"command": "attribkit explain cat.jpg", "model": "all_cnn_c", "torch": "2.6"}
@@ -269,7 +269,9 @@ def image_of(uri):
 class TestStored:
     def test_pictures_are_kept_without_loss(self, random):
         one = shown(random, 40, 30)
-        assert (image_of(store(one).picture) == one.picture).all()
+        uri, lossy = stored_picture(one.picture)
+        assert (image_of(uri) == one.picture).all()
+        assert not lossy
 
     @pytest.mark.parametrize("channels", [1, 3])
     def test_a_map_comes_back_to_within_half_a_step(self, random, channels):
@@ -305,8 +307,45 @@ class TestStored:
         assert set(kept.strengths.values()) == {0.0}
 
     def test_what_is_longer_than_webp_allows_is_kept_too(self, random):
-        one = shown(random, 1, 17000)
-        assert (image_of(store(one).picture) == one.picture).all()
+        picture = shown(random, 1, 17000).picture
+        assert (image_of(stored_picture(picture)[0]) == picture).all()
+
+    def test_pictures_and_maps_find_their_room(self, random):
+        one = shown(random, 64, 64)
+        uri, lossy = stored_picture(one.picture, 1500)
+        assert lossy
+        assert len(uri) * 3 / 4 <= 1500
+        stored = store(one, 3000)
+        assert stored.square > 1
+        assert sum(len(each.image) for each in stored.maps.values()) * 3 / 4 <= 3000
+
+    def test_a_coarse_map_is_the_means_of_squares(self, random):
+        one = shown(random, 12, 18, channels=1, methods=("guided",))
+        stored = store(one, start=5)
+        kept = stored.maps["guided"]
+        assert (stored.steps, stored.square, kept.width, kept.height) == (63, 2, 9, 6)
+        means = one.maps["guided"][0].reshape(6, 2, 9, 2).mean((1, 3))
+        back = (image_of(kept.image)[..., 0].astype(float) - 128) / 127 * kept.range
+        assert abs(back - np.clip(means, -kept.range, kept.range)).max() <= kept.range * (0.5 / 63 + 0.51 / 127)
+
+    def test_contrast_leads_to_the_classic_view(self, random):
+        """What the page's style does to a stored map, computed as a browser does."""
+        one = shown(random, 16, 20)
+        kept = store(one).maps["guided"]
+        assert kept.contrast > 0
+        contrast = 1.04**kept.contrast
+        seen = np.clip((image_of(kept.image).astype(float) - 127.5) * contrast + 127.5, 0, 255)
+        assert abs(seen - pictures.picture(one.maps["guided"])).max() <= contrast + 1
+
+    def test_only_what_the_unit_sees_is_kept_unless_something_lies_outside(self, random):
+        maps = {"guided": np.zeros((3, 32, 32))}
+        maps["guided"][:, 5:9, 10:20] = 1
+        part = shown(random, maps=maps, unit=unit((4, 6, 20, 30)))
+        kept = store(part).maps["guided"]
+        assert (kept.width, kept.height) == (24, 16)
+        maps["guided"][0, 3, 6] = 1e-9
+        kept = store(shown(random, maps=maps, unit=unit((4, 6, 20, 30)))).maps["guided"]
+        assert (kept.width, kept.height) == (32, 32)
 
 
 class TestPage:
@@ -362,7 +401,8 @@ class TestPage:
     def test_every_image_is_in_the_file(self, random):
         html = page([shown(random), shown(random, 8, 12, channels=1)], FACTS)
         read = Page(html)
-        sources = [attributes["src"] for attributes in read.all("img") if "src" in attributes]
+        sources = [attributes["src"] for attributes in read.all("img")]
+        sources += [attributes["href"] for attributes in read.all("image")]
         assert len(sources) == 6
         assert all(source.startswith("data:image/webp;base64,") for source in sources)
         assert all("src" not in attributes for attributes in read.all("script"))
@@ -384,8 +424,9 @@ class TestPage:
         read = Page(page([shown(random, unit=unit((1, 1, 9, 9)))] * 2, FACTS))
         assert all("alt" in attributes for attributes in read.all("img"))
         assert read.all("html") == [{"lang": "en"}]
-        names = [a.get("name") for a in read.all("input") if a.get("type") == "radio"]
-        assert sorted(set(names)) == ["method-1", "method-2", "view"]
+        assert all(a.get("aria-label") or "aria-hidden" in a for a in read.all("svg"))
+        names = [a["name"] for a in read.all("input") if "name" in a and a["type"] == "radio"]
+        assert sorted(set(names)) == ["method-1", "method-2", "mode", "view"]
 
     def test_four_noisy_images_with_three_methods_stay_under_two_megabytes(self, random):
         methods = ("guided", "deconvnet", "backprop")
@@ -396,11 +437,12 @@ class TestPage:
     @pytest.mark.parametrize("channels", [1, 2, 3, 4])
     def test_any_size_and_number_of_channels_has_a_page(self, random, size, channels):
         sizes = [(a["width"], a["height"]) for a in Page(page([shown(random, *size, channels)], {})).all("img")]
-        assert set(sizes) == {(str(size[1]), str(size[0]))}
+        times = 224 // max(size)
+        assert set(sizes) == {(str(size[1] * times), str(size[0] * times))}
 
     def test_the_strengths_are_told_for_each_view(self, random):
         one = shown(random, maps={"guided": np.full((1, 32, 32), -0.5)})
-        (image,) = [a for a in Page(page([one], FACTS)).all("img") if "data-strengths" in a]
+        (image,) = Page(page([one], FACTS)).all("img")
         strengths = json.loads(image["data-strengths"])
         assert strengths["signed"] == [0.5, "full strength 0.5"]
         assert strengths["positive"] == [0.0, "zero everywhere"]
@@ -413,6 +455,40 @@ class TestPage:
         one, other = shown(random), shown(random)
         assert "3 units in 2 images" in page([one, one, other], FACTS).decode()
         assert "1 unit in 1 image," in page([one], FACTS).decode()
+
+    def test_many_units_stay_small_and_begin_with_their_overview(self, random):
+        """Of 60 noisy units a hundredth part of the usual room each; a picture is kept once for all its units."""
+        picture = random.integers(30, 190, (64, 64, 3), np.uint8)
+        units = [shown(random, 64, 64, picture=picture) for _ in range(60)]
+        html = page(units, FACTS).decode()
+        assert 'data-mode="overview"' in html
+        assert 'data-mode="full"' in page(units[:3], FACTS).decode()
+        assert len(Page(html.encode()).all("image")) == 1
+        assert len(Page(html.encode()).all("use")) == 60 + 1  # and the viewer's
+
+    def test_the_writer_has_a_share_for_each_unit(self, random):
+        """As many as may come; what one leaves is there for the others."""
+        writer = Writer(5000)
+        one = shown(random, 64, 64)
+        for _ in range(20):
+            writer.add(one)
+        assert len(writer.page(FACTS)) < 150_000 + 20 * 9_000_000 / 5000
+        assert "means of squares of" in writer.page(FACTS).decode()
+
+    def test_addresses_are_their_units_and_differ(self, random):
+        """Also those of units that are alike in everything."""
+        named = [shown(random, name=name) for name in ("a b.jpg", "a b.jpg", "c.jpg")]
+        ids = [a["id"] for a in Page(page([*named, shown(random, unit=unit(None, layer=None))], FACTS)).all("article")]
+        assert ids == ["a-b.jpg-conv9-41-3-4", "a-b.jpg-conv9-41-3-4-2", "c.jpg-conv9-41-3-4", "cat.jpg-class-41-3-4"]
+
+    def test_a_class_is_told_by_its_first_name_where_there_is_little_room(self, random):
+        lion = "lion, king of beasts, Panthera leo"
+        one = shown(random, label=lion, unit=unit(None, layer=None))
+        assert one.class_name == "lion"
+        assert shown(random, label="tiger cat 38%, tabby 25%").class_name == "tiger cat"
+        text = page([one, one], FACTS).decode()
+        assert 'data-class="lion"' in text
+        assert f"41, <bdi>{lion}</bdi>" in text
 
     def test_nothing_to_show_is_refused(self):
         with pytest.raises(ValueError, match="nothing to show"):
