@@ -1,4 +1,4 @@
-"""A panel: the picture with the box of the unit and a map for each method; below, what the unit sees, enlarged."""
+"""A panel: what the unit sees and a map of it for each method, large; the whole picture with its box, small."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from attribkit.report import pictures
+from attribkit.report.layout import Layout, Outline, drawn
 from attribkit.report.pictures import Picture
-from attribkit.report.sheet import RIM, Row, rimmed, sheet
-from attribkit.report.shown import Box, Shown, rule_of
+from attribkit.report.sheet import Cell, Row, sheet
+from attribkit.report.shown import Shown, rule_of
 
-_SIDE = 224
+_SIDE, _THUMBNAIL = 336, 112
 _BOX_INNER, _BOX_OUTER = (255, 196, 0), (20, 20, 20)
 
 COLOURS = {
@@ -22,13 +23,14 @@ COLOURS = {
 }
 
 
-def panel(
+def layout(
     shown: Shown, view: str = "classic", strengths: Mapping[str, float] | None = None, foot: Sequence[str] = ()
-) -> Picture:
-    """The picture with the unit's box, then the map of each method, each under its name and its full strength.
+) -> Layout:
+    """A panel as texts and images, of which `attribkit.report.layout` makes a picture or an SVG.
 
-    Where the unit sees only part of the picture, a second row shows that part of each, enlarged by whole pixels. A
-    method that is shown in several ways has a row of its own, with the ways side by side.
+    What the unit sees stands beside the maps of it, all enlarged by one whole number, and below it the whole picture
+    with the unit's box. Below each map are its colours with their numbers. A method that is shown in several ways has
+    a row of its own, with the ways side by side.
 
     Args:
         shown: The unit and its maps.
@@ -38,43 +40,88 @@ def panel(
         foot: Lines to stand at the end.
 
     Returns:
-        H x W x 3 bytes.
+        What stands where.
     """
     strengths = strengths or common_strengths([shown], view)
-    maps = [pictures.picture(values, view, strengths[method]) for method, values in shown.maps.items()]
+    top, left, bottom, right = shown.window
+    factor = max(1, _SIDE // max(bottom - top, right - left))
+    maps = {
+        name: _map(
+            name, pictures.picture(values, view, strengths[name])[top:bottom, left:right], factor, view, strength
+        )
+        for name, values in shown.maps.items()
+        for strength in [strengths[name]]
+    }
+    first = _seen(shown, factor)
     several_ways = len(set(map(rule_of, shown.maps))) < len(shown.maps)
-    rows = (_compared if several_ways else _in_a_row)(shown, maps, strengths)
+    rows = _by_rule(first, maps) if several_ways else [[first, *maps.values()]]
     reports = (f"{', '.join(methods)}: {report}" for report, methods in shown.reports.items())
     return sheet(shown.name, shown.summary, rows, [COLOURS[view], *reports, *foot])
 
 
-def _in_a_row(shown: Shown, maps: list[Picture], strengths: Mapping[str, float]) -> list[Row]:
-    """The maps beside the picture, and below them the part that the unit sees."""
-    factor = _factor(shown.picture)
-    captions = [["picture", _size(shown.picture)]]
-    captions += [[method, scale(strengths[method])] for method in shown.maps]
-    images = [_boxed(shown, factor), *(rimmed(pictures.enlarged(each, factor)) for each in maps)]
-    closer = [_closer(shown.part, [shown.picture, *maps])] if shown.part else []
-    return [Row(captions, images), *closer]
+def panel(
+    shown: Shown, view: str = "classic", strengths: Mapping[str, float] | None = None, foot: Sequence[str] = ()
+) -> Picture:
+    """A panel as a picture: `layout`, drawn.
+
+    Args:
+        shown: The unit and its maps.
+        view: How to draw maps.
+        strengths: The full strength of each method.
+        foot: Lines to stand at the end.
+
+    Returns:
+        H x W x 3 bytes.
+    """
+    return drawn(layout(shown, view, strengths, foot))
 
 
-def _compared(shown: Shown, maps: list[Picture], strengths: Mapping[str, float]) -> list[Row]:
-    """A row per rule, whose maps differ in how their signal passes max-pools; of the part that the unit sees only."""
-    top, left, bottom, right = shown.part or (0, 0, *shown.picture.shape[:2])
-    factor = _factor(shown.picture[top:bottom, left:right])
-    tiles = [rimmed(pictures.enlarged(each[top:bottom, left:right], factor)) for each in (shown.picture, *maps)]
-    whole = _boxed(shown, _factor(shown.picture))
-    first = [(["picture", _size(shown.picture)], whole)]
-    if shown.part:
-        first.append((["what the unit sees", f"{bottom - top} x {right - left} pixels, x{factor}"], tiles[0]))
-    by_rule: dict[str, list[tuple[list[str], Picture]]] = {}
-    for name, tile in zip(shown.maps, tiles[1:], strict=True):
-        by_rule.setdefault(rule_of(name), []).append(([*name.split(", "), scale(strengths[name])], tile))
-    rows = []
-    for columns in by_rule.values():
-        caption, image = first.pop(0) if first else ([], np.full_like(tiles[0], 255))
-        rows.append(Row([caption, *(words for words, _ in columns)], [image, *(tile for _, tile in columns)]))
-    return rows
+def _seen(shown: Shown, factor: int) -> Cell:
+    """What the unit sees, and where that is."""
+    top, left, bottom, right = shown.window
+    name = "what the unit sees" if shown.part == shown.window else "picture"
+    size = f"{right - left} x {bottom - top} pixels" + (f", x{factor}" if factor > 1 else "")
+    image = shown.picture[top:bottom, left:right]
+    if shown.part is None:
+        return Cell([name, size], image, factor)
+    return Cell([name, size], image, factor, below=_small(shown.picture), boxes=_boxes(shown))
+
+
+def _map(name: str, image: Picture, factor: int, view: str, strength: float) -> Cell:
+    if not strength:
+        return Cell([*name.split(", "), scale(strength)], image, factor)
+    both = view in ("classic", "signed")
+    shades = np.linspace(-1 if both else 0, 1, image.shape[1] * factor)
+    numbers = (f"-{strength:.2g}", "0", f"{strength:.2g}") if both else ("0", f"{strength:.2g}")
+    return Cell(name.split(", "), image, factor, pictures.picture(shades[None, None], view, 1.0), numbers)
+
+
+def _by_rule(first: Cell, maps: Mapping[str, Cell]) -> list[Row]:
+    """A row per rule; what the unit sees stands before the first."""
+    rows: dict[str, list[Cell]] = {}
+    for name, cell in maps.items():
+        rows.setdefault(rule_of(name), [Cell([]) if rows else first]).append(cell)
+    return list(rows.values())
+
+
+def _times(picture: Picture) -> float:
+    return _THUMBNAIL / max(picture.shape[:2])
+
+
+def _small(picture: Picture) -> Picture:
+    import cv2
+
+    height, width = (max(1, round(side * _times(picture))) for side in picture.shape[:2])
+    way = cv2.INTER_AREA if _times(picture) < 1 else cv2.INTER_NEAREST
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=way), np.uint8)
+
+
+def _boxes(shown: Shown) -> tuple[Outline, ...]:
+    """The lines around what the unit sees, which hide none of it."""
+    assert shown.part is not None  # or there is no box
+    top, left, bottom, right = (round(edge * _times(shown.picture)) for edge in shown.part)
+    lines = ((0, _BOX_INNER), (1, _BOX_INNER), (2, _BOX_OUTER))
+    return tuple(Outline(left, top, right - left, bottom - top, ink, away) for away, ink in lines)
 
 
 def common_strengths(shown: Iterable[Shown], view: str = "classic") -> dict[str, float]:
@@ -96,38 +143,3 @@ def common_strengths(shown: Iterable[Shown], view: str = "classic") -> dict[str,
 
 def scale(strength: float) -> str:
     return f"full strength {strength:.2g}" if strength else "zero everywhere"
-
-
-def _size(image: Picture) -> str:
-    return f"{image.shape[1]} x {image.shape[0]} pixels"
-
-
-def _factor(image: Picture) -> int:
-    """How often a pixel is repeated so that small pictures come to about the size of large ones."""
-    return max(1, _SIDE // max(image.shape[:2]))
-
-
-def _closer(box: Box, images: list[Picture]) -> Row:
-    """The part of each image that the unit sees, enlarged by a factor of its own."""
-    top, left, bottom, right = box
-    crops = [image[top:bottom, left:right] for image in images]
-    factor = _factor(crops[0])
-    captions = [["what the unit sees", f"{_size(crops[0])}, x{factor}"], *([] for _ in crops[1:])]
-    return Row(captions, [rimmed(pictures.enlarged(crop, factor)) for crop in crops])
-
-
-def _boxed(shown: Shown, factor: int) -> Picture:
-    """The picture with the unit's box, whose lines lie outside of what the unit sees and hide none of it."""
-    image = rimmed(pictures.enlarged(shown.picture, factor))
-    if shown.part:
-        for away, colour in ((1, _BOX_INNER), (2, _BOX_INNER), (3, _BOX_OUTER)):
-            _outline(image, [RIM + factor * edge for edge in shown.part], away, colour)
-    return image
-
-
-def _outline(image: Picture, box: list[int], away: int, colour: tuple[int, int, int]) -> None:
-    top, left, bottom, right = np.add(box, [-away, -away, away, away])
-    for line in (np.s_[top, left:right], np.s_[bottom - 1, left:right]):
-        image[line] = colour
-    for line in (np.s_[top:bottom, left], np.s_[top:bottom, right - 1]):
-        image[line] = colour

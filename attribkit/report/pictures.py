@@ -32,7 +32,7 @@ FULL_STRENGTH = 97
 _WHITE_TO_RED = ((255, 255, 255), (250, 200, 175), (230, 125, 98), (190, 42, 50), (103, 0, 31))
 _WHITE_TO_BLUE = ((255, 255, 255), (190, 215, 235), (110, 165, 208), (40, 100, 172), (5, 38, 97))
 
-_GREY, INK = 205, (40, 40, 40)
+GREY, INK = 205, (40, 40, 40)
 _GAP = 4
 _MARGIN, _COLUMN, _LINE = 12, 224, 18
 _FONT_SCALE = 0.45
@@ -183,7 +183,7 @@ def grid(images: list[Picture], columns: int | None = None) -> Picture:
         raise BadValue(f"a grid has at least one column, not {columns}")
     rows = math.ceil(len(images) / columns)
     height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
-    sheet = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3), _GREY, np.uint8)
+    sheet = np.full((rows * (height + _GAP) + _GAP, columns * (width + _GAP) + _GAP, 3), GREY, np.uint8)
     for index in range(rows * columns):
         row, column = divmod(index, columns)
         top, left = _GAP + row * (height + _GAP), _GAP + column * (width + _GAP)
@@ -217,7 +217,7 @@ def enlarged(image: Picture, factor: int) -> Picture:
 
 def framed(image: Picture) -> Picture:
     """A thin grey line around it, so that a white picture on white has an end."""
-    return np.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=_GREY)
+    return np.pad(image, ((1, 1), (1, 1), (0, 0)), constant_values=GREY)
 
 
 def wrapped(text: str, width: int, size: float = _FONT_SCALE) -> list[str]:
@@ -249,13 +249,14 @@ def write(
     size: float = _FONT_SCALE,
     ink: tuple[int, int, int] = INK,
     line: int = _LINE,
+    thickness: int = 1,
 ) -> None:
     """Lines of text onto the sheet, each `line` pixels under the one before."""
     import cv2
 
     for number, text in enumerate(lines, start=1):
         foot = (left, top + line * number - line // 3)
-        cv2.putText(sheet, _drawable(text), foot, cv2.FONT_HERSHEY_SIMPLEX, size, ink, 1, cv2.LINE_AA)
+        cv2.putText(sheet, _drawable(text), foot, cv2.FONT_HERSHEY_SIMPLEX, size, ink, thickness, cv2.LINE_AA)
 
 
 def _drawable(text: str) -> str:

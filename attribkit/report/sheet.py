@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from attribkit.report import pictures
+from attribkit.report.layout import RGB, Image, Item, Layout, Outline, Text
 from attribkit.report.pictures import Picture
-
-RIM = 3
-"""The white border of an image on a sheet, of which the innermost pixel is a grey line."""
 
 # A column is as wide as its image, but never too narrow for its captions.
 _COLUMN, _MARGIN, _GAP = 200, 24, 20
 _FAINT = (105, 105, 105)
+_BAR, _UNDER = 10, 10
+"""How high a colour bar is, and how far below an image what belongs to it begins."""
 
 
 @dataclass(frozen=True)
@@ -22,74 +21,118 @@ class Type:
     """A kind of text: its size, its colour, and the height of a line."""
 
     size: float
-    ink: tuple[int, int, int]
+    ink: RGB
     line: int
 
 
 _HEADING = Type(0.7, pictures.INK, 30)
 _PLAIN = Type(0.5, pictures.INK, 21)
 _QUIET = Type(0.5, _FAINT, 21)
+_SMALL = Type(0.42, _FAINT, 17)
 
 
 @dataclass(frozen=True)
-class Row:
-    """Images side by side; the captions of each are lines, the first of them its name."""
+class Cell:
+    """An image under its captions, the first of which is its name, and what stands below it.
 
-    captions: list[list[str]]
-    images: list[Picture]
+    Attributes:
+        captions: Lines, each of which may be wrapped.
+        image: The image, unless there are captions only.
+        factor: How many pixels each of its pixels becomes.
+        bar: Its colours from left to right, one pixel high.
+        numbers: What stands below the bar: at its ends, and between.
+        below: Another image, smaller.
+        boxes: Lines on that one.
+    """
+
+    captions: list[str]
+    image: Picture | None = None
+    factor: int = 1
+    bar: Picture | None = None
+    numbers: tuple[str, ...] = ()
+    below: Picture | None = None
+    boxes: tuple[Outline, ...] = field(default=())
 
     @property
-    def widths(self) -> list[int]:
-        return [max(image.shape[1], _COLUMN) for image in self.images]
+    def width(self) -> int:
+        return max(_COLUMN, 0 if self.image is None else self.image.shape[1] * self.factor)
 
 
-def rimmed(image: Picture) -> Picture:
-    """A thin grey line around it, so that white on white has an end, and room for the lines of a box."""
-    edge = RIM - 1
-    return np.pad(pictures.framed(image), ((edge, edge), (edge, edge), (0, 0)), constant_values=255)
+Row = Sequence[Cell]
 
 
-def sheet(heading: str, summary: str, rows: list[Row], foot: list[str]) -> Picture:
-    widths = [max(column) for column in zip(*(row.widths for row in rows), strict=True)]
-    width = sum(widths) + _GAP * (len(widths) - 1)
-    parts = [_text([heading], width, _HEADING), _text([summary], width, _PLAIN)]
+def sheet(heading: str, summary: str, rows: list[Row], foot: list[str]) -> Layout:
+    """Rows whose columns stand below each other, all within margins.
+
+    Args:
+        heading: The largest words.
+        summary: What stands below them.
+        rows: Cells from left to right.
+        foot: Lines to stand at the end.
+
+    Returns:
+        What stands where.
+    """
+    columns = max(map(len, rows))
+    widths = [max(row[column].width for row in rows if column < len(row)) for column in range(columns)]
+    width = sum(widths) + _GAP * (columns - 1)
+    items, top = _paragraphs([heading], 0, 0, width, _HEADING)
+    more, top = _paragraphs([summary], 0, top, width, _PLAIN)
+    items += more
     for row in rows:
-        parts += [_space(width), _captions(row, widths), _side_by_side(row.images, widths)]
-    parts += [_space(width), _text(foot, width, _QUIET)]
-    whole = np.concatenate(parts)
-    return np.pad(whole, ((_MARGIN, _MARGIN), (_MARGIN, _MARGIN), (0, 0)), constant_values=255)
+        more, top = _row(row, widths, top + _GAP)
+        items += more
+    more, top = _paragraphs(foot, 0, top + _GAP, width, _QUIET)
+    placed = [replace(item, left=item.left + _MARGIN, top=item.top + _MARGIN) for item in [*items, *more]]
+    return Layout(width + 2 * _MARGIN, top + 2 * _MARGIN, placed)
 
 
-def _blank(height: int, width: int) -> Picture:
-    return np.full((height, width, 3), 255, np.uint8)
+def _row(row: Row, widths: list[int], top: int) -> tuple[list[Item], int]:
+    """The cells of a row, whose images begin at the same height, and where the row ends."""
+    items: list[Item] = []
+    lefts = [sum(widths[:column]) + _GAP * column for column in range(len(row))]
+    ends = [top]
+    for cell, left, width in zip(row, lefts, widths, strict=False):
+        more, end = _paragraphs(cell.captions[:1], left, top, width, _PLAIN)
+        rest, end = _paragraphs(cell.captions[1:], left, end, width, _QUIET)
+        items += [*more, *rest]
+        ends.append(end)
+    start = max(ends) + 3
+    for cell, left in zip(row, lefts, strict=True):
+        more, end = _figure(cell, left, start)
+        items += more
+        ends.append(end)
+    return items, max(ends)
 
 
-def _space(width: int) -> Picture:
-    return _blank(_GAP, width)
+def _figure(cell: Cell, left: int, top: int) -> tuple[list[Item], int]:
+    """An image and what stands below it."""
+    if cell.image is None:
+        return [], top
+    height, width = (side * cell.factor for side in cell.image.shape[:2])
+    items: list[Item] = [Image(left, top, cell.image, cell.factor)]
+    end = top + height
+    if cell.bar is not None:
+        end += _UNDER
+        items.append(Image(left, end, cell.bar.repeat(_BAR, axis=0)))
+        end += _BAR + 3
+        anchors = ("start", "end") if len(cell.numbers) == 2 else ("start", "middle", "end")
+        for number, anchor in zip(cell.numbers, anchors, strict=False):
+            place = left + {"start": 0, "middle": width / 2, "end": width}[anchor]
+            items.append(Text(place, end, number, _SMALL.size, _SMALL.ink, _SMALL.line, anchor))  # type: ignore[arg-type]
+        end += _SMALL.line
+    if cell.below is not None:
+        end += _UNDER
+        items.append(Image(left, end, cell.below))
+        items += [replace(box, left=left + box.left, top=end + box.top) for box in cell.boxes]
+        end += len(cell.below)
+    return items, end
 
 
-def _text(paragraphs: list[str], width: int, kind: Type) -> Picture:
-    """Each paragraph from a new line on, wrapped."""
+def _paragraphs(paragraphs: list[str], left: int, top: int, width: int, kind: Type) -> tuple[list[Item], int]:
+    """Each from a new line on, wrapped, and where they end."""
     lines = [line for text in paragraphs if text for line in pictures.wrapped(text, width, kind.size)]
-    part = _blank(kind.line * len(lines), width)
-    pictures.write(part, lines, 0, 0, kind.size, kind.ink, kind.line)
-    return part
-
-
-def _captions(row: Row, widths: list[int]) -> Picture:
-    """The name of each image and what else is said of it, in columns that end at the same height."""
-    columns = [
-        np.concatenate([_text(lines[:1], width, _PLAIN), _text(lines[1:], width, _QUIET)])
-        for lines, width in zip(row.captions, widths, strict=True)
+    items: list[Item] = [
+        Text(left, top + kind.line * number, line, kind.size, kind.ink, kind.line) for number, line in enumerate(lines)
     ]
-    return _side_by_side(columns, widths)
-
-
-def _side_by_side(parts: list[Picture], widths: list[int]) -> Picture:
-    """Parts in columns, from the same height down."""
-    joined = _blank(max(map(len, parts)), sum(widths) + _GAP * (len(widths) - 1))
-    left = 0
-    for part, width in zip(parts, widths, strict=True):
-        joined[: len(part), left : left + part.shape[1]] = part
-        left += width + _GAP
-    return joined
+    return items, top + kind.line * len(lines)

@@ -3,7 +3,6 @@
 make test-browser
 """
 
-import os
 import shutil
 
 import cv2
@@ -47,18 +46,6 @@ def folder(gallery, tmp_path_factory):
     path = tmp_path_factory.mktemp("gallery")
     exhibit.write_page(gallery, path, {"model": "<i>net</i>"}, lambda things, name: things)
     return path
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=options)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -15,15 +17,16 @@ import pytest
 
 from attribkit.report import panel as panels
 from attribkit.report import pictures
+from attribkit.report.layout import below, drawn, svg
 from attribkit.report.page import Writer, page
-from attribkit.report.panel import common_strengths, panel
+from attribkit.report.panel import common_strengths, layout, panel
 from attribkit.report.shown import Shown
 from attribkit.report.stored import store, stored_picture
 from attribkit.units import Unit
 
 FACTS = {"command": "attribkit explain cat.jpg", "model": "all_cnn_c", "torch": "2.6"}
 HOSTILE = '<script>alert("1")</script>\'"><img src=x onerror=alert(1)> &amp; \u202egpj.قطة'
-YELLOW, DARK, RIM = (255, 196, 0), (20, 20, 20), 3
+YELLOW, DARK = (255, 196, 0), (20, 20, 20)
 
 
 @pytest.fixture
@@ -44,6 +47,14 @@ def shown(random, height=32, width=32, channels=3, methods=("guided", "backprop"
     return Shown(**{**fields, **changes})
 
 
+def within(one):
+    """The same with maps that are zero outside of what the unit sees."""
+    top, left, bottom, right = one.part
+    mask = np.zeros(one.picture.shape[:2])
+    mask[top:bottom, left:right] = 1
+    return replace(one, maps={method: values * mask for method, values in one.maps.items()})
+
+
 def unit(box, layer="conv9"):
     return Unit(image=0, layer=layer, channel=41, position=(3, 4), activation=1.25, box=box)
 
@@ -58,7 +69,8 @@ def find(sheet, part):
     """Where `part` lies in `sheet`, looked for everywhere."""
     height, width = part.shape[:2]
     starts = sheet[: sheet.shape[0] - height + 1, : sheet.shape[1] - width + 1]
-    places = np.argwhere((starts == part[0, 0]).all(-1)).tolist()
+    ends = sheet[height - 1 :, width - 1 :]
+    places = np.argwhere((starts == part[0, 0]).all(-1) & (ends == part[-1, -1]).all(-1)).tolist()
     return [(y, x) for y, x in places if (sheet[y : y + height, x : x + width] == part).all()]
 
 
@@ -116,7 +128,7 @@ class TestShown:
 
 class TestPanel:
     @pytest.mark.parametrize(
-        ("size", "factor"), [((224, 224), 1), ((32, 32), 7), ((20, 50), 4), ((1, 1), 224), ((3, 300), 1)]
+        ("size", "factor"), [((224, 224), 1), ((32, 32), 10), ((20, 50), 6), ((1, 1), 336), ((3, 300), 1)]
     )
     @pytest.mark.parametrize("channels", [1, 3])
     def test_the_picture_and_each_map_stand_once_in_one_line_by_whole_pixels(self, random, size, factor, channels):
@@ -133,56 +145,72 @@ class TestPanel:
     @pytest.mark.parametrize("view", pictures.VIEWS)
     def test_maps_are_drawn_in_the_view_that_is_asked_for(self, random, view):
         one = shown(random, 64, 64)
-        assert len(find(panel(one, view), enlarged(pictures.picture(one.maps["guided"], view), 3))) == 1
+        assert len(find(panel(one, view), enlarged(pictures.picture(one.maps["guided"], view), 5))) == 1
 
     def test_a_box_is_drawn_around_what_the_unit_sees_and_hides_none_of_it(self, random):
-        one = shown(random, unit=unit((4, 6, 31, 32)))
-        sheet, factor = panel(one), 7
-        whole = panel(shown(np.random.default_rng(0)))
-        ((top, left),) = find(whole, enlarged(one.picture, factor))
-        first, last = (top + 4 * factor, left + 6 * factor), (top + 31 * factor - 1, left + 32 * factor - 1)
-        seen = sheet[first[0] : last[0] + 1, first[1] : last[1] + 1]
-        assert (seen == enlarged(one.picture[4:31, 6:32], factor)).all()
+        """On the whole picture, small; one of 112 pixels is there as it is."""
+        one = within(shown(random, 112, 112, unit=unit((4, 6, 31, 32))))
+        sheet = panel(one)
+        ((top, left),) = find(sheet, one.picture[40:])
+        top -= 40
+        seen = sheet[top + 4 : top + 31, left + 6 : left + 32]
+        assert (seen == one.picture[4:31, 6:32]).all()
         for away, colour in [(1, YELLOW), (2, YELLOW), (3, DARK)]:
+            first, last = (top + 4 - away, left + 6 - away), (top + 30 + away, left + 31 + away)
             lines = [
-                sheet[first[0] - away, first[1] - away : last[1] + away + 1],
-                sheet[last[0] + away, first[1] - away : last[1] + away + 1],
-                sheet[first[0] - away : last[0] + away + 1, first[1] - away],
-                sheet[first[0] - away : last[0] + away + 1, last[1] + away],
+                sheet[first[0], first[1] : last[1] + 1],
+                sheet[last[0], first[1] : last[1] + 1],
+                sheet[first[0] : last[0] + 1, first[1]],
+                sheet[first[0] : last[0] + 1, last[1]],
             ]
             assert all((line == colour).all() for line in lines)
-        changed = (sheet[: len(whole)][: top + 225] != whole[: top + 225]).any(-1)
-        assert not changed[: first[0] - RIM].any()
-        assert not changed[:, : first[1] - RIM].any()
-        assert not changed[:, last[1] + RIM + 1 :].any()
 
-    def test_what_the_unit_sees_is_cut_out_and_enlarged_below(self, random):
+    def test_what_the_unit_sees_and_its_maps_are_large(self, random):
+        one = within(shown(random, 64, 64, unit=unit((10, 20, 30, 60))))
+        sheet = panel(one)
+        places = []
+        for image in (one.picture, *(pictures.picture(values) for values in one.maps.values())):
+            places += find(sheet, enlarged(image[10:30, 20:60], 8))
+        assert len(places) == 3
+        assert len({top for top, _ in places}) == 1
+
+    def test_nothing_of_a_map_is_cut_off(self, random):
+        """Where a map has something outside of what the unit sees, all of it is shown, and so is the box."""
         one = shown(random, 64, 64, unit=unit((10, 20, 30, 60)))
         sheet = panel(one)
-        for image in (one.picture, *(pictures.picture(values) for values in one.maps.values())):
-            (whole,) = find(sheet, enlarged(image, 3)) or [(0, 0)]
-            ((top, _),) = find(sheet, enlarged(image[10:30, 20:60], 5))
-            assert top > whole[0]
-
-    def test_a_crop_is_never_smaller_than_in_the_picture_above(self, random):
-        one = shown(random, 20, 20, unit=unit((0, 0, 20, 19)))
-        assert len(find(panel(one), enlarged(one.picture[:, :19], 11))) == 2
+        assert len(find(sheet, enlarged(pictures.picture(one.maps["guided"]), 5))) == 1
+        assert (sheet == YELLOW).all(-1).any()
 
     @pytest.mark.parametrize("box", [None, (0, 0, 32, 32), (-9, -9, 50, 50)])
-    def test_a_unit_that_sees_everything_has_no_box_and_no_second_row(self, random, box):
-        sheet = panel(shown(random, unit=unit(box)))
-        assert not (sheet == YELLOW).all(-1).any()
-        assert len(sheet) < 500
+    def test_a_unit_that_sees_everything_has_no_box(self, random, box):
+        assert not (panel(shown(random, unit=unit(box))) == YELLOW).all(-1).any()
 
     def test_every_map_says_its_scale(self, random, monkeypatch):
         maps = {"guided": np.full((1, 4, 4), 0.01234), "backprop": np.full((1, 4, 4), 250.0)}
         lines = written(monkeypatch, lambda: panel(shown(random, 4, 4, maps=maps)))
-        assert [line for line in lines if "strength" in line] == ["full strength 0.012", "full strength 2.5e+02"]
+        assert [line for line in lines if re.fullmatch(r"[-\d.e+]+", line)] == [
+            "-0.012",
+            "0",
+            "0.012",
+            "-2.5e+02",
+            "0",
+            "2.5e+02",
+        ]
+        lines = written(monkeypatch, lambda: panel(shown(random, 4, 4, maps=maps), "absolute"))
+        assert [line for line in lines if re.fullmatch(r"[-\d.e+]+", line)] == ["0", "0.012", "0", "2.5e+02"]
+
+    @pytest.mark.parametrize("view", pictures.VIEWS)
+    def test_the_bar_has_the_colours_of_the_view(self, random, view):
+        """From the lowest value to the highest, a pixel for each of the map."""
+        values = np.linspace(-1 if view in ("classic", "signed") else 0, 1, 336)
+        colours = pictures.picture(values[None, None], view, 1.0)
+        sheet = panel(shown(random, 8, 8), view)
+        assert len(find(sheet, colours.repeat(10, 0))) == 2
 
     def test_a_map_of_zeros_is_plain_and_says_so(self, random, monkeypatch):
         one = shown(random, 8, 8, maps={"guided": np.zeros((3, 8, 8))})
         assert "zero everywhere" in written(monkeypatch, lambda: panel(one))
-        assert len(find(panel(one), np.full((224, 224, 3), 128, np.uint8))) == 1
+        assert len(find(panel(one), np.full((336, 336, 3), 128, np.uint8))) == 1
 
     def test_it_tells_the_unit_its_activation_and_its_sites(self, random, monkeypatch):
         sites = {"guided": "8 of 9 sites swapped, left alone: 1 sigmoid", "backprop": "9 of 9 sites swapped"}
@@ -204,27 +232,27 @@ class TestPanel:
         names = [f"{rule}, {way}" for rule in ("guided", "deconvnet") for way in ("own switches", "no switches")]
         one = shown(random, 8, 8, methods=names)
         sheet = panel(one)
-        places = [find(sheet, enlarged(pictures.picture(values), 28)) for values in one.maps.values()]
+        places = [find(sheet, enlarged(pictures.picture(values), 42)) for values in one.maps.values()]
         ((top, left),), ((_, right),), ((low, below),), ((lowest, last),) = places
         assert (low, last) == (lowest, right)
         assert (below, left < right, top < low) == (left, True, True)
-        assert find(sheet, enlarged(one.picture, 28)) == [(top, find(sheet, enlarged(one.picture, 28))[0][1])]
+        assert find(sheet, enlarged(one.picture, 42)) == [(top, find(sheet, enlarged(one.picture, 42))[0][1])]
         assert "guided, deconvnet: 9 of 9 sites swapped" in written(monkeypatch, lambda: panel(one))
 
     def test_compared_maps_show_the_part_that_the_unit_sees(self, random):
         names = ["guided, own switches", "guided, no switches", "backprop, own switches", "backprop, no switches"]
-        one = shown(random, 64, 64, methods=names, unit=unit((10, 20, 30, 60)))
+        one = within(shown(random, 64, 64, methods=names, unit=unit((10, 20, 30, 60))))
         sheet = panel(one)
         for image in (one.picture, *(pictures.picture(values) for values in one.maps.values())):
-            assert len(find(sheet, enlarged(image[10:30, 20:60], 5))) == 1
+            assert len(find(sheet, enlarged(image[10:30, 20:60], 8))) == 1
 
     def test_panels_of_one_figure_can_share_a_scale(self, random, monkeypatch):
         weak, strong = (shown(random, 8, 8, maps={"guided": np.full((1, 8, 8), size)}) for size in (1.0, 4.0))
         strengths = common_strengths([weak, strong], "signed")
         assert strengths == {"guided": 4.0}
         sheet = panel(weak, "signed", strengths)
-        assert len(find(sheet, enlarged(pictures.picture(weak.maps["guided"], "signed", 4.0), 28))) == 1
-        assert "full strength 4" in written(monkeypatch, lambda: panel(weak, "signed", strengths))
+        assert len(find(sheet, enlarged(pictures.picture(weak.maps["guided"], "signed", 4.0), 42))) == 1
+        assert "4" in written(monkeypatch, lambda: panel(weak, "signed", strengths))
 
     def test_every_view_has_its_colours_explained(self):
         assert set(panels.COLOURS) == set(pictures.VIEWS)
@@ -236,6 +264,40 @@ class TestPanel:
     def test_the_same_result_gives_the_same_bytes(self):
         one, again = (panel(shown(np.random.default_rng(3), unit=unit((1, 2, 9, 9)))) for _ in range(2))
         assert pictures.encode_png(one) == pictures.encode_png(again)
+
+
+class TestLayout:
+    def test_twice_the_scale_is_twice_the_picture_and_finer_letters(self, random):
+        one = within(shown(random, 40, 40, unit=unit((10, 20, 30, 38))))
+        plain, large = drawn(layout(one)), drawn(layout(one), 2)
+        assert large.shape == (2 * plain.shape[0], 2 * plain.shape[1], 3)
+        cut = one.picture[10:30, 20:38]
+        ((top, left),) = find(plain, enlarged(cut, 16))
+        assert find(large, enlarged(cut, 32)) == [(2 * top, 2 * left)]
+
+    def test_an_svg_has_text_as_text_and_pixels_as_they_are(self, random):
+        one = within(shown(random, 40, 40, name=HOSTILE, unit=unit((10, 20, 30, 38))))
+        root = ElementTree.fromstring(svg(layout(one, foot=["net \x01, weights w"]), about={"model": "<net>"}))
+        names = {"s": "http://www.w3.org/2000/svg"}
+        texts = [text.text for text in root.iterfind("s:text", names)]
+        assert HOSTILE.replace(" ", "") in "".join(texts).replace(" ", "")
+        assert "net \ufffd, weights w" in texts
+        assert root.find("s:desc", names).text == "model: <net>"
+        images = [image_of(image.get("href")) for image in root.iterfind("s:image", names)]
+        for wanted in (one.picture, *(pictures.picture(values) for values in one.maps.values())):
+            assert any(image.shape == (20, 18, 3) and (image == wanted[10:30, 20:38]).all() for image in images)
+        assert not re.findall(rb"script|https?://(?!www.w3.org/2000/svg)", svg(layout(shown(random))))
+
+    def test_items_stand_within_the_layout(self, random):
+        placed = layout(within(shown(random, 40, 40, name="x" * 300, unit=unit((10, 20, 30, 38)))))
+        for item in placed.items:
+            assert 0 < item.left < placed.width
+            assert 0 < item.top < placed.height
+        with_two = below([placed, placed])
+        assert (with_two.width, with_two.height) == (placed.width, 2 * placed.height)
+        half = drawn(with_two)[: placed.height]
+        assert (half == drawn(placed)).all()
+        assert (drawn(with_two)[placed.height :] == half).all()
 
 
 class Page(HTMLParser):
