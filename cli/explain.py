@@ -113,6 +113,16 @@ VIEWS = ("classic", "signed", "absolute", "positive")
 )
 @click.option("--precision", type=click.Choice(["bfloat16"]), help="Faster and coarser.  [default: float32]")
 @click.option("--view", type=click.Choice(VIEWS), default=VIEWS[0], show_default=True, help="How a png shows maps.")
+@click.option(
+    "--scale", type=click.IntRange(1, 8), default=1, show_default=True, help="How many times as large a png or svg is."
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["panel", "sheet"]),
+    default="panel",
+    show_default=True,
+    help="sheet: one png or svg with a row for each of many units.",
+)
 @options.size
 @click.option(
     "--out",
@@ -152,6 +162,8 @@ def command(
     out: Path,
     formats: str,
     view: str,
+    scale: int,
+    layout: str,
     names: str | None,
     crop: bool,
     recursive: bool,
@@ -179,7 +191,9 @@ def command(
     pictures = given_images(images, recursive, out)
     loaded = options.loaded(model, weights, device)
     question = _question(loaded, **asked)
-    with contextlib.closing(results.Files(out, wanted, view, _facts(loaded), names, crop, force)) as files:
+    with contextlib.closing(
+        results.Files(out, wanted, view, _facts(loaded), names, crop, force, scale, layout)
+    ) as files:
         files.check(len(pictures) * len(question.layers), len(list(question.columns())))
         explain_all(pictures, Respondent(loaded, question), files, as_json, quiet)
 

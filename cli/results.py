@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     from attribkit import Unit
     from attribkit.cli.answers import Answer
     from attribkit.cli.pictures import GivenImage
-    from attribkit.report.shown import Shown
+    from attribkit.report.layout import Layout
 
-_OTHER_FILES = ("bmp", "csv", "gif", "jpeg", "jpg", "pdf", "pt", "svg", "tif", "tiff", "txt", "webp", "zip")
+_OTHER_FILES = ("bmp", "csv", "gif", "jpeg", "jpg", "pdf", "pt", "tif", "tiff", "txt", "webp", "zip")
 """Endings by which somebody means a file, of a kind that is not written."""
 
-FORMATS = ("png", "html", "npz", "safetensors", "json")
+FORMATS = ("png", "svg", "html", "npz", "safetensors", "json")
+PICTURES = ("png", "svg")
 
 
 def formats(given: list[str], out: Path) -> list[str]:
@@ -53,6 +55,7 @@ class Files:
 
     `names` is a template of what an answer's files are called, `crop` leaves out of arrays what no unit sees, and
     `force` overwrites what earlier runs have written.
+    Pictures are enlarged by `scale`, and are a "panel" for each answer or a "sheet" for many.
     """
 
     out: Path
@@ -62,18 +65,25 @@ class Files:
     names: str | None = None
     crop: bool = False
     force: bool = False
+    scale: int = 1
+    layout: str = "panel"
     written: set[Path] = field(default_factory=set)
-    pages: list[Shown] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        settings = [self.formats, self.view, self.names, self.crop]
+        settings = [self.formats, self.view, self.names, self.crop, self.scale, self.layout]
         self._for_one_file = tempfile.TemporaryDirectory(prefix="attribkit-") if _names_a_file(self.out) else None
         folder = Path(self._for_one_file.name) if self._for_one_file else self.out / done.FOLDER
-        self.ledger = done.Ledger(folder, json.dumps([settings, self.facts]), "html" in self.formats)
+        self.ledger = done.Ledger(folder, json.dumps([settings, self.facts]), self.shows)
+
+    @property
+    def shows(self) -> bool:
+        """Whether a file shows all answers together."""
+        return "html" in self.formats or (self.layout == "sheet" and not set(self.formats).isdisjoint(PICTURES))
 
     def check(self, answers: int, methods: int) -> None:
         """Raise where one file was named and several would be written."""
-        files = 1 if self.formats == ["html"] else answers * (1 if self.formats == ["png"] else methods)
+        whole = self.formats == ["html"] or (self.layout == "sheet" and self.formats[0] in PICTURES)
+        files = 1 if whole else answers * (1 if self.formats[0] in PICTURES else methods)
         if _names_a_file(self.out) and files > 1:
             raise click.UsageError(f"--out {self.out} is one file, but {files} are to be written: give a folder")
 
@@ -107,16 +117,33 @@ class Files:
         return made
 
     def end(self, made: Sequence[Done]) -> list[Path]:
-        """Write the page that shows all answers."""
+        """Write what shows all answers: the page, and sheets."""
         if not (self.ledger.shows and made):
             return []
+        sheets = [path for ending in self.formats if ending in PICTURES for path in self._sheets(made, ending)]
+        return [*sheets, *([self._page(made)] if "html" in self.formats else [])]
+
+    def _page(self, made: Sequence[Done]) -> Path:
         from attribkit.report.page import Writer
 
         writer = Writer(sum(len(explained["units"]) for one in made for explained in one.explained), len(made))
         for one in made:
             for shown in self.ledger.shown(one.key):
                 writer.add(shown)
-        return [self._placed("explain.html", writer.page(self.facts))]
+        return self._placed("explain.html", writer.page(self.facts))
+
+    def _sheets(self, made: Sequence[Done], ending: str) -> Iterator[Path]:
+        """Sheets of some units each, so that each can be looked at."""
+        from attribkit.report import many
+
+        if self.layout != "sheet":
+            return
+        each = (shown for one in made for shown in self.ledger.shown(one.key))
+        number = 0
+        while some := list(itertools.islice(each, many.ROWS)):
+            number += 1
+            name = f"sheet-{number}.{ending}" if number > 1 else f"sheet.{ending}"
+            yield self._placed(name, self._drawn(many.rows(some, self.view, [self._foot()]), ending, self.facts))
 
     def _placed(self, name: str, data: bytes) -> Path:
         """Write a file. Another content is not lost: the new one gets a number, or is refused where it cannot.
@@ -137,8 +164,9 @@ class Files:
         return path
 
     def _written(self, answer: Answer, ending: str) -> Iterator[Path]:
-        if ending == "png":
-            yield self._picture(answer)
+        if ending in PICTURES:
+            if self.layout == "panel":
+                yield self._picture(answer, ending)
         elif ending != "html":
             for method, result in answer.results.items():
                 name = f"{self._stem(answer)}.{method}.{ending}"
@@ -152,25 +180,24 @@ class Files:
         """Where a result comes from, for whoever finds the file alone."""
         return {"image": answer.source.path, **self.facts}
 
-    def _picture(self, answer: Answer) -> Path:
+    def _picture(self, answer: Answer, ending: str) -> Path:
+        from attribkit.report.layout import below
+        from attribkit.report.panel import layout
+
+        foot = [f"{self._foot()}; switches {', '.join(answer.question.switches)}"]
+        panels = [layout(shown, self.view, foot=foot) for shown in answer.shown()]
+        return self._placed(f"{self._stem(answer)}.{ending}", self._drawn(below(panels), ending, self._about(answer)))
+
+    def _foot(self) -> str:
+        return f"{self.facts['model']}, weights {self.facts['weights']}"
+
+    def _drawn(self, layout: Layout, ending: str, about: dict[str, str]) -> bytes:
         from attribkit.report import pictures
-        from attribkit.report.panel import panel
+        from attribkit.report.layout import drawn, svg
 
-        foot = [
-            f"{self.facts['model']}, weights {self.facts['weights']}; switches {', '.join(answer.question.switches)}"
-        ]
-        panels = [panel(shown, self.view, foot=foot) for shown in answer.shown()]
-        return self._placed(f"{self._stem(answer)}.png", pictures.encode_png(_stacked(panels), self._about(answer)))
-
-
-def _stacked(pictures: list[Any]) -> Any:
-    """Pictures below each other on white."""
-    import numpy as np
-
-    width = max(picture.shape[1] for picture in pictures)
-    padding = [((0, 0), (0, width - picture.shape[1]), (0, 0)) for picture in pictures]
-    rows = [np.pad(picture, pad, constant_values=255) for picture, pad in zip(pictures, padding, strict=True)]
-    return np.concatenate(rows)
+        if ending == "svg":
+            return svg(layout, self.scale, about)
+        return pictures.encode_png(drawn(layout, self.scale), about)
 
 
 # What is said

@@ -22,6 +22,7 @@ from attribkit.explaining.windows import Window
 from attribkit.metrics.cases import batches
 from attribkit.reference_models.switch_study.subjects import WITH, ChosenUnits, Subject, maps_of
 from attribkit.reference_models.switch_study.validation import RULES
+from attribkit.report.many import strips
 from attribkit.report.pictures import Picture, encode_png, enlarged, grid, panel, picture
 
 TILE = (
@@ -81,7 +82,7 @@ def side_by_side(subject: Subject, kind: str, count: int = 4) -> Picture:
             columns[f"{rule}, {condition}"] = _drawn(maps, DETAIL)
 
     def draw(rows: list[Tiles]) -> Picture:
-        return panel([grid(list(column), columns=1) for column in zip(*rows, strict=True)], list(columns))
+        return panel(strips(rows), list(columns))
 
     return _fitting([list(row) for row in zip(*columns.values(), strict=True)], COLUMN, draw)
 
