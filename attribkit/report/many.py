@@ -15,6 +15,7 @@ from attribkit.report.panel import COLOURS
 from attribkit.report.pictures import Picture
 from attribkit.report.shown import Shown, rule_of
 
+WHITE = np.full(3, 255, np.uint8)
 ROWS = 24
 """How many units have a row on one sheet."""
 
@@ -45,7 +46,7 @@ def rows(shown: Sequence[Shown], view: str = "classic", foot: Sequence[str] = ()
     """
     names = _columns(shown)
     tiles = [[_seen(each), *(_map(each, each.maps[name], view) for name in names)] for each in shown]
-    captions = [["picture"], *(name.split(", ") for name in names)]
+    captions = [["picture"], *(_wrapped(name.split(", ")) for name in names)]
     head = _LINE * max(map(len, captions))
     items: list[Item] = []
     left = _MARGIN + _NAMES + _GAP
@@ -112,16 +113,18 @@ def _seen(shown: Shown) -> Picture:
 
 def _map(shown: Shown, values: npt.NDArray[np.floating], view: str) -> Picture:
     top, left, bottom, right = shown.window
-    return _square(pictures.picture(averaged(values[:, top:bottom, left:right]), view))
+    around = pictures.picture(np.zeros((1, 1, 1)), view)[0, 0]
+    return _square(pictures.picture(averaged(values[:, top:bottom, left:right]), view), around)
 
 
-def _square(image: Picture) -> Picture:
-    """Enlarged by a whole number, and white around it."""
+def _square(image: Picture, around: Picture = WHITE) -> Picture:
+    """Enlarged by a whole number or averaged, and of one colour around it: for maps, that of zero."""
     image = pictures.enlarged(image, max(1, _SIDE // max(image.shape[:2])))
     if max(image.shape[:2]) > _SIDE:
         image = averaged(image.transpose(2, 0, 1)).transpose(1, 2, 0).round().astype(np.uint8)
     height, width = image.shape[:2]
-    square = np.full((_SIDE, _SIDE, 3), 255, np.uint8)
+    square = np.empty((_SIDE, _SIDE, 3), np.uint8)
+    square[:] = around
     top, left = (_SIDE - height) // 2, (_SIDE - width) // 2
     square[top : top + height, left : left + width] = image
     return square
@@ -145,6 +148,10 @@ def _name(shown: Shown, top: int) -> list[Item]:
 
 def _lines(lines: Sequence[str], left: float, top: float, ink: RGB) -> list[Item]:
     return [Text(left, top + _LINE * number, line, _SIZE, ink, _LINE) for number, line in enumerate(lines)]
+
+
+def _wrapped(texts: Sequence[str]) -> list[str]:
+    return [line for text in texts for line in pictures.wrapped(text, _SIDE, _SIZE)]
 
 
 def _fitting(line: str) -> str:

@@ -305,7 +305,7 @@ def test_options_of_the_library_are_offered(explain: Command, tmp_path: Path) ->
         (["--layer", "conv4", "--class", "3"], 2, "give one of them"),
         (["--channel", "3"], 2, "--channel belongs to --layer"),
         (["--method", "magic"], 2, "--method takes guided, deconvnet, backprop, not 'magic'"),
-        (["--format", "bmp"], 2, "--format takes png, html, npz, safetensors, json, not 'bmp'"),
+        (["--format", "bmp"], 2, "--format takes png, svg, html, npz, safetensors, json, not 'bmp'"),
         (["--switches", "none.safetensors"], 1, "none.safetensors"),
         (["--size", "0"], 2, "'--size'"),
         (["--channel", "5-2", "--layer", "conv4"], 2, "--channel takes numbers and spans such as 0-95,104, not '5-2'"),
