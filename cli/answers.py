@@ -285,4 +285,6 @@ def _keep(seen: dict[str | None, Any], layer: str) -> Callable[[Any, Any, Any], 
 
 def _in_words(logits: Tensor, labels: tuple[str, ...]) -> str:
     chances, classes = logits.float().softmax(0).topk(min(3, len(labels)))
-    return ", ".join(f"{labels[i]} {chance:.0%}" for chance, i in zip(chances.tolist(), classes.tolist(), strict=True))
+    from attribkit.report.shown import short
+
+    return ", ".join(f"{short(labels[i])} {chance:.0%}" for chance, i in zip(chances.tolist(), classes.tolist(), strict=True))

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from attribkit.errors import BadType, BadValue, FileError
+from attribkit.explaining.drawing import Inputs, drawn, plain
 from attribkit.files import compressed_npz, write_whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from attribkit.engine.plan import Site
-    from attribkit.report.pictures import Picture
     from attribkit.units import Unit
 
 Box = tuple[int, int, int, int]
@@ -54,6 +54,7 @@ class Attribution:
         sites: Every activation, max-pool and norm, and what the rule did there.
         settings: The other options of the explanation.
         about: Where it comes from, as far as it was said: the image, the weights, the command.
+        inputs: What the network saw, where it is a loaded model; files do not hold it.
     """
 
     values: Tensor
@@ -63,6 +64,7 @@ class Attribution:
     sites: tuple[Site, ...]
     settings: Mapping[str, Any]
     about: Mapping[str, str] = field(default_factory=dict)
+    inputs: Inputs | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim == 0 or len(self.values) != len(self.units):
@@ -135,12 +137,16 @@ class Attribution:
         """
         rows = [row for row, unit in enumerate(self.units) if unit.image == number]
         units = tuple(replace(self.units[row], image=0) for row in rows)
-        return replace(self, values=self.values[rows], units=units)
+        inputs = self.inputs and self.inputs.of_image(number)
+        return replace(self, values=self.values[rows], units=units, inputs=inputs)
 
-    def save(self, path: str | os.PathLike[str], *, view: str = "classic", crop: bool = False) -> None:
+    def save(
+        self, path: str | os.PathLike[str], *, view: str = "classic", crop: bool = False, picture: Any = None
+    ) -> None:
         """Write a file, whole or not at all, in the format that its ending names.
 
-        - `.png`: the map as a picture, or a grid of all of them.
+        - `.png`: a panel with the picture and words, where the picture is known; otherwise the map, or all of them.
+          More than a few have a tile each.
         - `.npz`, `.safetensors`: the values with the manifest, to be loaded again.
         - `.json`: the manifest (method, model, units, sites, note, settings, versions) and the smallest, largest
           and mean value of each map.
@@ -152,20 +158,25 @@ class Attribution:
             view: How a `.png` shows maps: "signed", "absolute", "positive" or "classic" (see
                 `attribkit.report.pictures.picture`). The other formats ignore it.
             crop: Leave out of `.npz` and `.safetensors` what no unit sees. It is zero, and `load` puts it back.
+            picture: For a `.png`, what the network saw: H x W x 3 bytes, or a list of one per image. Of what
+                `attribkit.load` gave, it is known.
 
         Raises:
             BadValue: The ending is none of these, or a map cannot be drawn.
             FileError: The file cannot be written.
         """
-        write_whole(path, self.encoded(path, view=view, crop=crop))
+        write_whole(path, self.encoded(path, view=view, crop=crop, picture=picture))
 
-    def encoded(self, path: str | os.PathLike[str], *, view: str = "classic", crop: bool = False) -> bytes:
+    def encoded(
+        self, path: str | os.PathLike[str], *, view: str = "classic", crop: bool = False, picture: Any = None
+    ) -> bytes:
         """What `save` would write.
 
         Args:
             path: The file's name; its ending names the format.
             view: How a `.png` shows maps.
             crop: Leave out of arrays what no unit sees.
+            picture: What the network saw.
 
         Returns:
             The bytes of the file.
@@ -182,7 +193,7 @@ class Attribution:
         if ending not in (".png", ".npz", ".safetensors", ".json"):
             raise BadValue(f"{path}: a result is saved as {_WRITTEN}: give the file one of these endings")
         if ending == ".png":
-            return self._png(view)
+            return self._png(view, picture)
         if ending == ".json":
             return f"{_json(self.manifest(), indent=2)}\n".encode()
         seen = self._seen() if crop else None
@@ -223,7 +234,7 @@ class Attribution:
         """
         from PIL import Image
 
-        return Image.fromarray(self._drawn(view))
+        return Image.fromarray(plain(_array(self.values), view))
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows beside the words; nothing where the maps are none of pictures."""
@@ -257,22 +268,10 @@ class Attribution:
             },
         }
 
-    def _png(self, view: str) -> bytes:
+    def _png(self, view: str, picture: Any = None) -> bytes:
         from attribkit.report import pictures
 
-        return pictures.encode_png(self._drawn(view))
-
-    def _drawn(self, view: str) -> Picture:
-        from attribkit.report import pictures
-
-        if self.values.ndim != 4 or not len(self.values):
-            shape = tuple(self.values.shape)
-            raise BadValue(f"a picture needs maps of C x H x W, but these values have the shape {shape}")
-        for index, values in enumerate(self.values):
-            if not values.isfinite().all():
-                raise BadValue(f"map {index} holds NaN or infinite values and cannot be drawn; save it as .npz")
-        drawn = [pictures.picture(values, view) for values in _array(self.values)]
-        return drawn[0] if len(drawn) == 1 else pictures.grid(drawn)
+        return pictures.encode_png(drawn(self, _array(self.values), view, picture))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Attribution:

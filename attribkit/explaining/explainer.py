@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Generic, Literal, TypeVar, overload
 
 import torch
@@ -15,6 +16,7 @@ from attribkit.engine.switches import Switches
 from attribkit.errors import BadType, BadValue
 from attribkit.explaining import targets
 from attribkit.explaining.attribution import Attribution
+from attribkit.explaining.drawing import Inputs
 from attribkit.explaining.given import (
     Method,
     Model,
@@ -116,6 +118,7 @@ class Explainer(Generic[Result]):
         norms: Literal["rule", "bypass", "gradient"] = "rule",
         precision: Literal["bfloat16"] | None = None,
     ) -> None:
+        self._loaded = model
         self.model, loaded_output, self.labels = unloaded(model)
         self.layer = layer = named(layer, self.model)
         self.output = output or (loaded_output if layer is None else None)
@@ -178,7 +181,11 @@ class Explainer(Generic[Result]):
         """
         self._check(images)
         asked = Asked(self.layer, self._channels(len(images), channel, channels, target, targets), at)
-        return self.results(self.explained(images, asked))
+        results = self.results(self.explained(images, asked))
+        inputs = Inputs.of(self._loaded, images)
+        if isinstance(results, dict):
+            return {name: replace(result, inputs=inputs) for name, result in results.items()}  # type: ignore[return-value]
+        return replace(results, inputs=inputs)  # type: ignore[type-var]
 
     def maps(self, images: Tensor, units: Sequence[Unit]) -> dict[str, Tensor]:
         """The maps of known units.

@@ -134,7 +134,7 @@ def _shrunk(plane: npt.NDArray[np.float64], square: int) -> npt.NDArray[np.float
     import cv2
 
     height, width = (math.ceil(side / square) for side in plane.shape)
-    return np.asarray(cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA)).reshape(height, width)
+    return np.asarray(cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA), np.float64)
 
 
 def _name(shown: Shown, top: int) -> list[Item]:

@@ -54,7 +54,7 @@ def layout(
     }
     first = _seen(shown, factor)
     several_ways = len(set(map(rule_of, shown.maps))) < len(shown.maps)
-    rows = _by_rule(first, maps) if several_ways else [[first, *maps.values()]]
+    rows: list[Row] = _by_rule(first, maps) if several_ways else [[first, *maps.values()]]
     reports = (f"{', '.join(methods)}: {report}" for report, methods in shown.reports.items())
     return sheet(shown.name, shown.summary, rows, [COLOURS[view], *reports, *foot])
 

@@ -120,8 +120,9 @@ class Shown:
 
     @property
     def summary(self) -> str:
-        """The unit, how active it is, and its label, in one line."""
-        return "; ".join(filter(None, [self.target, f"activation {self.unit.activation:.3g}", self.label]))
+        """The unit, how active it is, and its label, in one line; of a class the first of its names."""
+        label = short(self.label) if self.unit.layer is None else self.label
+        return "; ".join(filter(None, [self.target, f"activation {self.unit.activation:.3g}", label]))
 
     @property
     def caution(self) -> str | None:

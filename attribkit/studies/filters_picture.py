@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attribkit.report import pictures
+from attribkit.report import layout, pictures
 from attribkit.report.pictures import Picture
-from attribkit.report.sheet import Row, rimmed, sheet
+from attribkit.report.sheet import Cell, sheet
 from attribkit.studies.filters import ALIKE, DEAD, DOMINATING, Filters
 from attribkit.studies.filters_usual import USUAL
 
@@ -31,8 +31,8 @@ def drawn(name: str, found: Filters) -> Picture:
     """Both sheets side by side, strongest filters first, and the numbers below."""
     captions = [[name, words] for name, words in CAPTIONS.items()]
     captions[1][1] += f" to {strongest(found):.2g}"
-    images = [rimmed(image) for image in grids(found)]
-    return sheet(name, described(found), [Row(captions, images)], [*faults(found), DEEPER])
+    row = [Cell(caption, image) for caption, image in zip(captions, grids(found), strict=True)]
+    return layout.drawn(sheet(name, described(found), [row], [*faults(found), DEEPER]))
 
 
 def grids(found: Filters) -> tuple[Picture, Picture]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attribkit.report import pictures
+from attribkit.report import layout, pictures
 from attribkit.report.pictures import Picture
-from attribkit.report.sheet import Row, rimmed, sheet
+from attribkit.report.sheet import Cell, Row, sheet
 from attribkit.studies.occlusion import Occlusion
 
 Array = npt.NDArray[Any]
@@ -146,11 +146,10 @@ def drawn(covered: Covered) -> Picture:
     """The picture with a window on it, the maps and the projection side by side, and the legend below."""
     factor = max(1, _SIDE // max(covered.picture.shape[:2]))
     images = {"picture": (_with_window(covered), "the window's size in its middle"), **covered.maps()}
-    columns = [rimmed(pictures.enlarged(image, factor)) for image, _ in images.values()]
+    shown = [Cell([name, words], image, factor) for name, (image, words) in images.items()]
     result = covered.occlusion
     foot = [f"Window {_by(result.window)}, stride {_by(result.stride)}, edge {result.edge}; {result.computed}."]
-    rows = [Row([[name, words] for name, (_, words) in images.items()], columns), _legend(covered)]
-    return sheet(covered.name, covered.summary, rows, foot)
+    return layout.drawn(sheet(covered.name, covered.summary, [shown, _legend(covered)], foot))
 
 
 def _with_window(covered: Covered) -> Picture:
@@ -167,15 +166,12 @@ def _with_window(covered: Covered) -> Picture:
 
 
 def _legend(covered: Covered) -> Row:
-    images, captions = [], []
+    cells = []
     for colour, name, share in covered.legend[:5]:
         image = np.empty((14, 60, 3), np.uint8)
         image[:] = colour
-        images.append(image)
-        captions.append([name, f"at {share:.0%} of the places"])
-    missing = max(0, 5 - len(images))
-    blank = np.full((1, 1, 3), 255, np.uint8)
-    return Row([*captions, *([[]] * missing)][:5], [*images, *([blank] * missing)][:5])
+        cells.append(Cell([name, f"at {share:.0%} of the places"], image))
+    return cells
 
 
 def _by(pair: tuple[int, int]) -> str:
