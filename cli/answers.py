@@ -287,4 +287,6 @@ def _in_words(logits: Tensor, labels: tuple[str, ...]) -> str:
     chances, classes = logits.float().softmax(0).topk(min(3, len(labels)))
     from attribkit.report.shown import short
 
-    return ", ".join(f"{short(labels[i])} {chance:.0%}" for chance, i in zip(chances.tolist(), classes.tolist(), strict=True))
+    return ", ".join(
+        f"{short(labels[i])} {chance:.0%}" for chance, i in zip(chances.tolist(), classes.tolist(), strict=True)
+    )

@@ -31,7 +31,9 @@ out = click.option(
     show_default=True,
     help="A folder; the same command, run again, does the rest.",
 )
-formats = click.option("--format", "-f", "formats", default="html,png", show_default=True, help=f"Of {', '.join(FORMATS)}.")
+formats = click.option(
+    "--format", "-f", "formats", default="html,png", show_default=True, help=f"Of {', '.join(FORMATS)}."
+)
 
 
 def named(text: str | None) -> list[str] | None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from attribkit.report import mosaic, pictures
+from attribkit.report import layout, mosaic, pictures
 from attribkit.report.pictures import Picture
-from attribkit.report.sheet import Row, sheet
+from attribkit.report.sheet import Cell, sheet
 from attribkit.studies.evolution import Evolution, Film
 from attribkit.studies.evolution_settling import TOP
 from attribkit.studies.projecting import Projection
@@ -64,8 +64,8 @@ class Tiles:
 
 def drawn(evolution: Evolution, heading: str) -> Picture:
     """The strip of every layer, one below the other, with how fast each settles."""
-    rows = [Row([[film.layer, summary(film)]], [_strip(film, evolution.numbers)]) for film in evolution.films.values()]
-    return sheet(heading, described(evolution), rows, foot())
+    rows = [[Cell([film.layer, summary(film)], _strip(film, evolution.numbers))] for film in evolution.films.values()]
+    return layout.drawn(sheet(heading, described(evolution), rows, foot()))
 
 
 def described(evolution: Evolution) -> str:
@@ -154,8 +154,8 @@ def _frames(evolution: Evolution, heading: str) -> Iterator[Picture]:
     """At each checkpoint all channels at once, each its map beside its patch, those that changed in a frame."""
     looks = {layer: Tiles.of(film) for layer, film in evolution.films.items()}
     for column, number in enumerate(evolution.numbers):
-        rows = [Row([[layer]], [_channels(film, looks[layer], column)]) for layer, film in evolution.films.items()]
-        yield sheet(f"{heading}, checkpoint {number}", "Framed: another image than before.", rows, [])
+        rows = [[Cell([layer], _channels(film, looks[layer], column))] for layer, film in evolution.films.items()]
+        yield layout.drawn(sheet(f"{heading}, checkpoint {number}", "Framed: another image than before.", rows, []))
 
 
 def _channels(film: Film, look: Tiles, column: int) -> Picture:

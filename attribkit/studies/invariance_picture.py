@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attribkit.report import charts
+from attribkit.report import charts, layout
 from attribkit.report.charts import Series
 from attribkit.report.marks import Marks, drawn
 from attribkit.report.pictures import Picture
-from attribkit.report.sheet import Row, sheet
+from attribkit.report.sheet import Cell, Row, sheet
 from attribkit.studies.correspondence import Correspondence
 from attribkit.studies.invariance import Invariance
 from attribkit.studies.moves import WORDS, Move
@@ -102,19 +102,16 @@ def legend(found: Invariance) -> Marks:
 
 def picture(heading: str, found: Invariance, parts: Correspondence | None) -> Picture:
     """All charts on a sheet, two in a row."""
-    blank = np.full((1, 1, 3), 255, np.uint8)
-    rows = [Row([["layers"], []], [drawn(legend(found)), blank])]
+    rows: list[Row] = [[Cell(["layers"], drawn(legend(found)))]]
     rows += _in_pairs([chart.marks for chart in moved(found)])
     if parts is not None:
-        rows.append(Row([["parts"], []], [drawn(charts.legend(["a part: mean and deviation", CONTROL])), blank]))
+        rows.append([Cell(["parts"], drawn(charts.legend(["a part: mean and deviation", CONTROL])))])
         rows += _in_pairs([chart.marks for chart in corresponding(parts)])
-    return sheet(heading, summary(found), rows, [NORMALISED, BORDER])
+    return layout.drawn(sheet(heading, summary(found), rows, [NORMALISED, BORDER]))
 
 
 def _in_pairs(marks: Sequence[Marks]) -> list[Row]:
-    pairs = [list(map(drawn, marks[start : start + 2])) for start in range(0, len(marks), 2)]
-    blank = np.full((1, 1, 3), 255, np.uint8)
-    return [Row([[], []], [*pair, blank][:2]) for pair in pairs]
+    return [[Cell([], drawn(each)) for each in marks[start : start + 2]] for start in range(0, len(marks), 2)]
 
 
 NORMALISED = (

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from attribkit.report import charts
+from attribkit.report import charts, layout
 from attribkit.report.charts import Series
 from attribkit.report.marks import Marks, drawn
 from attribkit.report.pictures import Picture
-from attribkit.report.sheet import Row, sheet
+from attribkit.report.sheet import Cell, sheet
 from attribkit.studies.probes import Probes
 
 Array = npt.NDArray[Any]
@@ -56,8 +56,8 @@ def legend(every: Sequence[Probes]) -> Marks:
 
 def picture(heading: str, every: Sequence[Probes]) -> Picture:
     """The chart on a sheet."""
-    rows = [Row([[]], [drawn(legend(every))]), Row([[]], [drawn(chart(every))])]
-    return sheet(heading, summary(every[0]), rows, [READING, *notes(every)])
+    rows = [[Cell([], drawn(legend(every)))], [Cell([], drawn(chart(every)))]]
+    return layout.drawn(sheet(heading, summary(every[0]), list(rows), [READING, *notes(every)]))
 
 
 def summary(probes: Probes) -> str:
