@@ -359,20 +359,20 @@ def _json(manifest: dict[str, Any], indent: int | None = None) -> str:
 
 
 def _read(path: Path) -> tuple[Tensor, dict[str, Any]]:
+    if path.suffix.lower() not in (".npz", ".safetensors"):
+        raise BadValue(f"{path}: a result is loaded from .npz or .safetensors")
     if not path.is_file():
         raise FileError(f"there is no file {path}; a result is written by its save()")
     if path.suffix.lower() == ".npz":
         with np.load(path, allow_pickle=False) as archive:
             arrays = dict(archive)
         values, text = arrays.get("values"), str(arrays.get("manifest", "{}"))
-    elif path.suffix.lower() == ".safetensors":
+    else:
         from safetensors import safe_open
 
         with safe_open(path, framework="pt") as file:
             values = file.get_tensor("values") if "values" in set(file.keys()) else None
             text = (file.metadata() or {}).get("manifest", "{}")
-    else:
-        raise BadValue(f"{path}: a result is loaded from .npz or .safetensors")
     manifest = json.loads(text)
     if values is None or manifest.get("format") != _FORMAT:
         raise BadValue(f"{path} was not written by Attribution.save")

@@ -61,7 +61,7 @@ class Cell:
 Row = Sequence[Cell]
 
 
-def sheet(heading: str, summary: str, rows: Sequence[Row], foot: Sequence[str]) -> Layout:
+def sheet(heading: str, summary: str, rows: Sequence[Row], foot: list[str]) -> Layout:
     """Rows whose columns stand below each other, all within margins.
 
     Args:
