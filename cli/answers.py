@@ -42,6 +42,8 @@ class Question:
     """Options of an explainer that have no words of their own here: activations, overlap..."""
     usual: tuple[str, str, Sequence[float]] | None = None
     """Where is said what is usual, of which layer, and the mean of each of its channels."""
+    gallery: str = ""
+    """The page of that gallery, from where results are."""
 
     def columns(self) -> Iterator[tuple[str, str, str]]:
         """Each method with each way, those of a method together: the column's name, method, way."""
@@ -102,6 +104,11 @@ class Answer:
         labels = self.loaded.known_labels
         return labels[unit.channel] if unit.layer is None and unit.channel < len(labels) else None
 
+    def gallery(self, unit: Unit) -> str:
+        """Where a page shows what a unit's channel looks for; nothing where there is none."""
+        page, usual = self.question.gallery, self.question.usual
+        return f"{page}#{unit.layer}-{unit.channel}" if page and usual and unit.layer == usual[1] else ""
+
     def shown(self) -> Iterator[Shown]:
         """What pictures and pages show of it: a unit each."""
         from attribkit.report.shown import Shown
@@ -116,6 +123,7 @@ class Answer:
                 unit=unit,
                 label=self.label(unit) or self.likeliest,
                 sites={names[name]: result.sites_in_words for name, result in self.results.items()},
+                gallery=self.gallery(unit),
             )
 
 

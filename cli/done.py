@@ -88,7 +88,14 @@ def _packed(shown: Sequence[Shown]) -> bytes:
     from attribkit.files import compressed_npz
 
     told = [
-        {"name": each.name, "unit": asdict(each.unit), "label": each.label, "sites": dict(each.sites)} for each in shown
+        {
+            "name": each.name,
+            "unit": asdict(each.unit),
+            "label": each.label,
+            "sites": dict(each.sites),
+            "gallery": each.gallery,
+        }
+        for each in shown
     ]
     arrays = {"told": np.frombuffer(json.dumps(told).encode(), np.uint8)}
     for number, each in enumerate(shown):
@@ -110,4 +117,5 @@ def _unpacked(path: Path) -> Iterator[Shown]:
             }
             start = f"{number} map "
             maps = {name.removeprefix(start): arrays[name] for name in arrays.files if name.startswith(start)}
-            yield Shown(told["name"], arrays[f"{number} picture"], maps, Unit(**unit), told["label"], told["sites"])
+            words = {name: told[name] for name in ("name", "label", "sites", "gallery")}
+            yield Shown(picture=arrays[f"{number} picture"], maps=maps, unit=Unit(**unit), **words)

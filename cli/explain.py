@@ -190,7 +190,7 @@ def command(
     wanted = results.formats(options.words(formats, "--format", results.FORMATS), out)
     pictures = given_images(images, recursive, out)
     loaded = options.loaded(model, weights, device)
-    question = _question(loaded, **asked)
+    question = _question(loaded, out=out, **asked)
     with contextlib.closing(
         results.Files(out, wanted, view, _facts(loaded), names, crop, force, scale, layout)
     ) as files:
@@ -203,6 +203,7 @@ def _question(
     layers: str,
     channels: str,
     usual: Path | None,
+    out: Path,
     at: str,
     classes: tuple[str, ...],
     method: str,
@@ -217,6 +218,7 @@ def _question(
         layers=_layers(layers, loaded) or [None],
         channels=_channels(channels, usual),
         usual=None if usual is None else _usual(usual),
+        gallery="" if usual is None else _page_of(usual, out),
         at=at if at in ("max", "inside", "all") else tuple(options.numbers(at, "--at")),  # type: ignore[arg-type]
         classes=_classes(classes, loaded),
         size=size,
@@ -262,6 +264,14 @@ def _usual(path: Path) -> tuple[str, str, Sequence[float]]:
     if channels.tolist() != list(range(len(channels))):
         raise BadValue(f"--usual {path} knows some channels only: make a gallery of all of them")
     return path.name, layer, mean.tolist()
+
+
+def _page_of(usual: Path, out: Path) -> str:
+    """The page of a gallery, from the folder of --out; nothing where it has none."""
+    import os
+
+    page = usual.with_suffix("") / "index.html"
+    return Path(os.path.relpath(page, out.parent if out.suffix else out)).as_posix() if page.is_file() else ""
 
 
 def _strongest(text: str) -> Literal["all"] | int | None:

@@ -58,6 +58,7 @@ class Shown:
         unit: What the maps explain.
         label: What the network takes the image for, or what the unit is: "tiger cat, 38%".
         sites: For each method a sentence about its sites.
+        gallery: Where a page shows what the unit's channel looks for, from where this one is; empty where none does.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Shown:
     unit: Unit
     label: str
     sites: Mapping[str, str]
+    gallery: str = ""
 
     def __post_init__(self) -> None:
         if not self.maps:

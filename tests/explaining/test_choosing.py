@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,7 +115,9 @@ def test_the_command_says_what_it_chose_and_why(run: Command, tmp_path: Path) ->
     assert run(*words).out.count("(the strongest unit)") == 3
     assert run(*words, "--at", "inside").out.count("(the strongest unit inside)") == 3
     assert run(*words, "--channel", "unusual").out.count("(the most unusual channel beside 2 other images)") == 3
-    made = run("gallery", ".", "--model", "all_cnn_c", "--layer", "conv3", "--top", 1, "--format", "npz", "--out", "g")
+    made = run(
+        "gallery", ".", "--model", "all_cnn_c", "--layer", "conv3", "--top", 1, "--format", "npz,html", "--out", "g"
+    )
     assert made.code == 0, made.err
     (usual,) = (tmp_path / "g").glob("*.npz")
     found = run(*words, "--usual", usual, "--json")
@@ -123,6 +126,15 @@ def test_the_command_says_what_it_chose_and_why(run: Command, tmp_path: Path) ->
         strengths = loaded.model[:5](loaded.preprocess(f"{number}.png")[None]).detach().amax((2, 3))[0].numpy()
         assert entry["units"][0]["channel"] == int((strengths - means).argmax())
     assert f"(the most unusual channel by {usual.name})" in run(*words, "--usual", usual).out
+    assert run(*words, "--usual", usual, "--format", "html", "--out", "pages/first").code == 0
+    page = (tmp_path / "pages" / "first" / "explain.html").read_text()
+    links = re.findall(r'<a href="([^"#]+)#(conv3-\d+)">what this channel looks for</a>', page)
+    assert {(tmp_path / "pages" / "first" / link).resolve() for link, _ in links} == {
+        usual.with_suffix("") / "index.html"
+    }
+    assert [unit for _, unit in links] == [
+        f"conv3-{entry['units'][0]['channel']}" for entry in json.loads(found.out)["explained"]
+    ]
     other = run(*words[:-1], "conv4", "--usual", usual)
     assert (other.code, f"{usual.name} says what is usual in conv3, not in conv4" in other.err) == (1, True)
     assert "no npz that attribkit gallery has written" in run(*words, "--usual", "0.png").err
