@@ -27,7 +27,7 @@ MEASURES = {
 
 _LARGEST, _LEAST = 112, 48
 _LEFT, _LINE, _GAP, _MARK = 112, 20, 14, 4
-_EMPTY = 236
+_WIDE, _EMPTY = 1200, 236
 _EACH, _END = 900, 2500  # milliseconds
 
 
@@ -63,8 +63,10 @@ class Tiles:
 
 
 def drawn(evolution: Evolution, heading: str) -> Picture:
-    """The strip of every layer, one below the other, with how fast each settles."""
-    rows = [[Cell([film.layer, summary(film)], _strip(film, evolution.numbers))] for film in evolution.films.values()]
+    """The strip of every layer, with how fast each settles; side by side as far as there is room."""
+    cells = [Cell([film.layer, summary(film)], _strip(film, evolution.numbers)) for film in evolution.films.values()]
+    abreast = max(1, _WIDE // max(cell.width for cell in cells))
+    rows = [cells[start : start + abreast] for start in range(0, len(cells), abreast)]
     return layout.drawn(sheet(heading, described(evolution), rows, foot()))
 
 
@@ -124,7 +126,7 @@ def _strip(film: Film, numbers: Sequence[int]) -> Picture:
         pictures.write(strip, [MEASURES[name][0]], 0, foot + line * _LINE)
         for column, value in enumerate(values):
             pictures.write(strip, [in_words(value)], _LEFT + column * across + _GAP, foot + line * _LINE)
-    return strip
+    return np.pad(strip, ((_MARK, _MARK), (2 * _MARK, 2 * _MARK), (0, 0)), constant_values=255)
 
 
 def _put(strip: Picture, top: int, left: int, pair: tuple[Picture, Picture], changed: bool) -> None:

@@ -3,9 +3,6 @@
 make test-browser
 """
 
-import os
-import shutil
-
 import cv2
 import numpy as np
 import pytest
@@ -63,18 +60,6 @@ def pages(evolution, tmp_path_factory):
     (folder / "evolution.html").write_bytes(evolution_page.page(evolution, FACTS))
     (folder / "filters.html").write_bytes(filters_page.page("<i>net</i>", attribkit.filters(net(1)), FACTS))
     return folder
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    from playwright.sync_api import sync_playwright
-
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    options = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=options)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
