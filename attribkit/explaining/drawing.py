@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,6 @@ from torch import Tensor
 from attribkit.errors import BadValue
 
 if TYPE_CHECKING:
-    from attribkit.explaining.attribution import Attribution
     from attribkit.report.pictures import Picture
     from attribkit.report.shown import Shown
     from attribkit.units import Unit
@@ -50,7 +49,26 @@ class Inputs:
         return Inputs(self.images[number : number + 1], self.undo, self.labels)
 
 
-def drawn(result: Attribution, values: npt.NDArray[Any], view: str, given: Any = None) -> Picture:
+class Result(Protocol):
+    """What is drawn: an `Attribution`, as far as it matters here."""
+
+    @property
+    def units(self) -> tuple[Unit, ...]: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+    @property
+    def about(self) -> Mapping[str, str]: ...
+    @property
+    def inputs(self) -> Inputs | None: ...
+    @property
+    def sites_in_words(self) -> str: ...
+
+
+def drawn(result: Result, values: npt.NDArray[Any], view: str, given: Any = None) -> Picture:
     """A result as a picture.
 
     Args:
@@ -102,7 +120,7 @@ def _check(values: npt.NDArray[Any]) -> None:
             raise BadValue(f"map {index} holds NaN or infinite values and cannot be drawn; save it as .npz")
 
 
-def _shown(result: Attribution, values: npt.NDArray[Any], given: Any) -> list[Shown] | None:
+def _shown(result: Result, values: npt.NDArray[Any], given: Any) -> list[Shown] | None:
     """Each unit with its picture; None where no picture is known."""
     from attribkit.report.shown import Shown
 
@@ -149,7 +167,7 @@ def _seen(shown: Shown, view: str) -> Picture:
     return pictures.picture(values[:, top:bottom, left:right], view)
 
 
-def _name(result: Attribution, unit: Unit) -> str:
+def _name(result: Result, unit: Unit) -> str:
     if "image" in result.about:
         return Path(result.about["image"]).name
     return f"image {unit.image}" if len({each.image for each in result.units}) > 1 else result.model
@@ -159,7 +177,7 @@ def _label(unit: Unit, labels: Sequence[str]) -> str:
     return labels[unit.channel] if unit.layer is None and unit.channel < len(labels) else ""
 
 
-def _caption(result: Attribution, unit: Unit) -> list[str]:
+def _caption(result: Result, unit: Unit) -> list[str]:
     """A unit in few words: they stand below a tile."""
     several = len({each.image for each in result.units}) > 1
     place = f"at {','.join(map(str, unit.position))}" if unit.position is not None else "everywhere"
@@ -169,6 +187,6 @@ def _caption(result: Attribution, unit: Unit) -> list[str]:
     return [*([f"image {unit.image}"] if several else []), what, where]
 
 
-def _foot(result: Attribution) -> list[str]:
+def _foot(result: Result) -> list[str]:
     settings = ", ".join(f"{name} {value}" for name, value in result.settings.items() if name == "switches")
     return [f"{result.model}, {result.method}; {settings}".rstrip("; ")]

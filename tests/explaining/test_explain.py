@@ -714,7 +714,10 @@ def test_an_unknown_method() -> None:
         ({"layer": "conv2", "at": (6, 0)}, r"no position \(6, 0\) in a map of 6x5"),
         ({"layer": "conv2", "at": (0, -6)}, r"no position \(0, -6\) in a map of 6x5"),
         ({"layer": "conv2", "at": (1,)}, r"no position \(1,\) in a map of 6x5"),
-        ({"layer": "conv2", "at": "middle"}, r"at is 'max', 'all' or a position such as \(4, 7\), not 'middle'"),
+        (
+            {"layer": "conv2", "at": "middle"},
+            r"at is 'max', 'inside', 'all' or a position such as \(4, 7\), not 'middle'",
+        ),
         ({"layer": "fc1", "at": (0, 0)}, r"no position \(0, 0\) in a map of no positions"),
         ({"target": 5}, r"the model has 5 outputs, 0 to 4; there is no 5"),
         ({"target": [0, 1, 9]}, r"0 to 4; there is no 9"),

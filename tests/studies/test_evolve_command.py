@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import Command
+from commands import Command
 from PIL import Image
 from studied import packed
 

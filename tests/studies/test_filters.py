@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import usual_filters
-from conftest import Command
+from commands import Command
 from torch import nn
 
 import attribkit

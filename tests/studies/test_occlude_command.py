@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Command
+from commands import Command
 from PIL import Image
 
 import attribkit

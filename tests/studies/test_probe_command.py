@@ -6,7 +6,7 @@ import csv
 import json
 from pathlib import Path
 
-from conftest import Command
+from commands import Command
 from studied import folder
 
 import attribkit
