@@ -88,7 +88,7 @@ def focused(tab):
 
 def test_rows_are_filled_and_sheets_loaded_as_they_come_into_view(opened):
     tab = opened()
-    tab.wait_for_function("document.querySelectorAll('.tile').length > 0")
+    tab.locator(".tile").first.wait_for(state="attached")
     assert len(shown(tab)) == CHANNELS
     assert tab.evaluate("document.querySelectorAll('.row:has(.tile)').length") < 20
     assert not any("011-patch" in url for url in opened.asked)
@@ -115,15 +115,19 @@ def test_a_tile_is_the_patch_of_its_winner(opened, gallery, folder):
 
 
 def test_a_link_leads_to_a_unit(opened):
+    from playwright.sync_api import expect
+
     tab = opened("#3-150")
     assert focused(tab) == "3-150"
     assert "dead" in tab.locator("#\\33 -150 .told").first.inner_text()
     tab.evaluate("location.hash = '#3-20'")
-    tab.wait_for_function("document.activeElement.id === '3-20'")
+    expect(tab.locator("[id='3-20']")).to_be_focused()
 
 
 def test_search(opened):
     """By number, class or image; a link leads out of it."""
+    from playwright.sync_api import expect
+
     tab = opened()
     tab.fill("#search", "19")
     assert shown(tab) == ["3-19", *(f"3-{number}" for number in range(190, 200))]
@@ -133,7 +137,7 @@ def test_search(opened):
     tab.fill("#search", "nowhere")
     assert shown(tab) == []
     tab.evaluate("location.hash = '#3-7'")
-    tab.wait_for_function("document.activeElement.id === '3-7'")
+    expect(tab.locator("[id='3-7']")).to_be_focused()
     assert len(shown(tab)) == CHANNELS
 
 

@@ -192,15 +192,17 @@ def test_a_double_click_zooms_about_the_pointer(unfolded):
 
 
 def test_the_wheel_zooms_once_the_stage_was_clicked(unfolded):
+    from playwright.sync_api import expect
+
     stage = unfolded.locator("article:target .stage")
     stage.hover()
     unfolded.mouse.wheel(0, -1)
     assert zoomed(unfolded) == "\u00d71"
     stage.click()
     unfolded.mouse.wheel(0, -100)
-    unfolded.wait_for_function("document.querySelector('article:target output').textContent === '\u00d72'")
+    expect(unfolded.locator("article:target output")).to_have_text("\u00d72")
     unfolded.mouse.wheel(0, 100)
-    unfolded.wait_for_function("document.querySelector('article:target output').textContent === '\u00d71'")
+    expect(unfolded.locator("article:target output")).to_have_text("\u00d71")
 
 
 def test_a_veil_leaves_the_picture_bright_where_the_map_is_strong(unfolded):

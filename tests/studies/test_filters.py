@@ -91,7 +91,7 @@ def test_what_has_no_filters_is_refused() -> None:
 
 def test_what_is_shown_as_usual_is_what_the_networks_have() -> None:
     """Measured again, where the packages that bring them are installed."""
-    if not all(map(packaged.installed, ("squeezenet1_1", "efficientnet_lite0"))):
+    if not all(map(packaged.is_here, ("squeezenet1_1", "efficientnet_lite0"))):
         pytest.skip("the extra packaged is not installed")
     assert usual_filters.measured() == USUAL
     assert all(of.keys() == FAULTS.keys() for of in USUAL.values())
