@@ -224,8 +224,10 @@ def test_a_zoomed_stage_moves_by_keyboard_and_by_mouse(opened):
     press(article(tab).locator(".zoom"), "End")
     stage = article(tab).locator(".stage")
     start = stage.evaluate("s => s.scrollTop")
+    # The page forbids eval, by which the driver would wait for a condition: wait for the event.
+    stage.evaluate("s => { window.scrolled = new Promise(done => s.addEventListener('scroll', done)) }")
     press(stage, "ArrowDown")
-    tab.wait_for_function("start => document.querySelector('.stage').scrollTop > start", arg=start)
+    assert stage.evaluate("s => window.scrolled.then(() => s.scrollTop)") > start
     box = stage.bounding_box()
     left = stage.evaluate("s => s.scrollLeft")
     tab.mouse.move(box["x"] + 200, box["y"] + 200)

@@ -135,7 +135,7 @@ def test_tiles_are_those_of_the_winners(opened, evolution):
             -48:, :48, ::-1
         ]  # whole pixels
         expected = cv2.resize(film.tiles[1][column].patch, seen.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-        assert abs(seen.astype(int) - expected).mean() < 3
+        assert abs(seen.astype(int) - expected).mean() < 5  # of 255; the edges of enlarged pixels differ
         other = film.tiles[1][2 - column].patch
         wrong = cv2.resize(other, seen.shape[1::-1], interpolation=cv2.INTER_NEAREST)
         assert abs(seen.astype(int) - wrong).mean() > 10
