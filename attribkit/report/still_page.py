@@ -7,7 +7,7 @@ from typing import Any
 from attribkit.report.page import digest, source
 
 
-def page(template: str, style: str, **values: Any) -> bytes:
+def page(template: str, style: str = "", **values: Any) -> bytes:
     """The page as the bytes of an HTML file; the same values give the same bytes.
 
     Args:
@@ -20,7 +20,7 @@ def page(template: str, style: str, **values: Any) -> bytes:
     environment = Environment(
         loader=PackageLoader("attribkit.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    style = source("page.css") + style
+    style = source("page.css") + source("still.css") + style
     html = environment.get_template(template).render(style=style, digest=digest(style), **values)
     # A name that is not UTF-8 has halves of surrogate pairs, of which there are no bytes.
     return html.encode("utf-8", "backslashreplace")

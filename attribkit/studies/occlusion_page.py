@@ -10,11 +10,6 @@ from attribkit.report import pictures, still_page
 from attribkit.report.stored import data_uri
 from attribkit.studies.occlusion_picture import Covered
 
-_STYLE = """
-.legend { list-style: none; padding: 0; margin: 1.25rem 0; display: flex; flex-wrap: wrap; gap: .4rem 1.5rem; }
-.legend svg { vertical-align: -.1em; }
-"""
-
 
 def page(covered: Sequence[Covered], facts: Mapping[str, str]) -> bytes:
     """The page as the bytes of an HTML file; the same results give the same bytes.
@@ -25,7 +20,7 @@ def page(covered: Sequence[Covered], facts: Mapping[str, str]) -> bytes:
     """
     if not covered:
         raise BadValue("there is nothing to show on a page")
-    return still_page.page("occlusion.html", _STYLE, entries=[_entry(each) for each in covered], facts=facts)
+    return still_page.page("occlusion.html", entries=[_entry(each) for each in covered], facts=facts)
 
 
 def _entry(covered: Covered) -> dict[str, Any]:

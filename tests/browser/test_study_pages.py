@@ -1,4 +1,4 @@
-"""The pages of filters and of an evolution in a real browser: no script, nothing fetched, nothing that sticks out.
+"""Pages of filters, an evolution and occlusion in a real browser: no script, nothing fetched, nothing that sticks out.
 
 make test-browser
 """
@@ -10,7 +10,8 @@ from torch import nn
 
 import attribkit
 from attribkit import Checkpoint
-from attribkit.studies import evolution_page, filters_page
+from attribkit.studies import evolution_page, filters_page, occlusion_page
+from attribkit.studies.occlusion_picture import Covered
 
 pytestmark = pytest.mark.browser
 
@@ -66,7 +67,17 @@ def pages(evolution, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     (folder / "evolution.html").write_bytes(evolution_page.page(evolution, FACTS))
     (folder / "filters.html").write_bytes(filters_page.page("<i>net</i>", attribkit.filters(net(1)), FACTS))
+    (folder / "occlusion.html").write_bytes(occlusion_page.page([covered()], FACTS))
     return folder
+
+
+def covered():
+    """An image covered window by window, and classes whose names are no HTML."""
+    classifier = nn.Sequential(net(1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    result = attribkit.occlude(classifier, Pictures()[3][None], window=8, stride=4)
+    return Covered(
+        "<i>cat</i>", np.full((20, 20, 3), 99, np.uint8), result, [f"<i>{n}</i>" for n in range(4)], None, ""
+    )
 
 
 @pytest.fixture
@@ -90,10 +101,11 @@ def opened(chromium, pages):
     assert problems == []
 
 
+EVERY = pytest.mark.parametrize("name", ["evolution", "filters", "occlusion"])
 BOTH = pytest.mark.parametrize("name", ["evolution", "filters"])
 
 
-@BOTH
+@EVERY
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 800, 1280])
 def test_nothing_sticks_out_and_every_picture_is_there(opened, name, width, scheme):
@@ -107,7 +119,7 @@ def test_nothing_sticks_out_and_every_picture_is_there(opened, name, width, sche
     assert (sum(eval(ink[3:])) > sum(eval(paper[3:]))) == (scheme == "dark")
 
 
-@BOTH
+@EVERY
 def test_it_reads_the_same_without_scripts(opened, name):
     assert opened(name).inner_text("main") == opened(name, java_script_enabled=False).inner_text("main")
 
@@ -124,6 +136,16 @@ def test_wide_tables_are_scrolled_by_keyboard(opened, name):
     frame.focus()
     tab.keyboard.press("ArrowRight")
     assert tab.evaluate("window.scrolled.then(() => document.activeElement.scrollLeft)") > 0
+
+
+def test_colours_of_the_legend_and_pixels_are_shown(opened):
+    """As the library chose them; an enlarged pixel is a square."""
+    tab = opened("occlusion")
+    shown = tab.evaluate("[...document.querySelectorAll('.legend svg *')].map(each => getComputedStyle(each).fill)")
+    assert shown == [f"rgb{colour}" for colour, _, _ in covered().legend]
+    for name in ("evolution", "filters", "occlusion"):
+        looks = opened(name).evaluate("[...document.images].map(image => getComputedStyle(image).imageRendering)")
+        assert set(looks) == {"pixelated"}
 
 
 def test_tiles_are_those_of_the_winners(opened, evolution):
