@@ -246,4 +246,6 @@ function start() {
   follow();
 }
 
-window.addEventListener("load", start);
+// The maps of a large page are loaded late; those of a small one are all there, so that nothing has to wait for them.
+if (main.matches(".many")) start();
+else window.addEventListener("load", start);

@@ -35,7 +35,7 @@ _SCRIPTS = ("maps.js", "viewer.js", "page.js")
 _HOLE = "<!--units-->"  # no text of a name: those have no angle brackets once they are escaped
 
 # Of a page, in bytes: all of it, its frame, the words around one unit, and the share of the pictures in the rest.
-_PAGE, _FRAME, _WORDS, _PICTURES = 9_000_000, 100_000, 2_800, 0.3
+_PAGE, _FRAME, _WORDS, _PICTURES = 7_000_000, 100_000, 2_800, 0.3
 
 
 @dataclass
