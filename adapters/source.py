@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from attribkit.adapters.layers import Layers
 from attribkit.adapters.preprocessing import Preprocess
 from attribkit.adapters.weights import Weights
 from attribkit.errors import BadValue
+from attribkit.identity import digest_of_weights
 
 if TYPE_CHECKING:
     from attribkit.adapters.images import RGB
@@ -62,11 +61,7 @@ class LoadedModel:
     @cached_property
     def digest(self) -> str:
         """What tells one set of weights from another: the first digits of the SHA-256 of all its tensors."""
-        hashed = hashlib.sha256()
-        for name, tensor in self.model.state_dict().items():
-            hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            hashed.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        return hashed.hexdigest()[:12]
+        return digest_of_weights(self.model)[:12]
 
     def unpreprocess(self, x: Tensor) -> RGB:
         """The picture that the network saw, after resizing and cropping.

@@ -8,8 +8,9 @@ import io
 import os
 import secrets
 import shutil
+import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +32,37 @@ def write_whole(path: str | os.PathLike[str], data: bytes) -> None:
     """
     with written_whole(path) as file:
         file.write(data)
+
+
+def beside(path: Path, data: bytes, taken: Container[Path] = (), *, force: bool = False) -> Path:
+    """Where a file may go so that no other content is lost: the first of a.png, a-2.png... that is free or holds it.
+
+    With `force` only those in `taken` are not free.
+    """
+    free, number = path, 2
+    while free in taken or (not force and free.is_file() and free.read_bytes() != data):
+        free, number = path.with_stem(f"{path.stem}-{number}"), number + 1
+    return free
+
+
+def placed(path: Path, make: Callable[[Path], object]) -> Path:
+    """Write what `make` writes into the file that it is given, beside what is there.
+
+    Args:
+        path: The file.
+        make: Writes one.
+
+    Returns:
+        The file, or one whose name has a number where that holds something else.
+    """
+    with tempfile.TemporaryDirectory(prefix="attribkit-") as folder:
+        made = Path(folder) / path.name
+        make(made)
+        data = made.read_bytes()
+    path = beside(path, data)
+    if not path.is_file():
+        write_whole(path, data)
+    return path
 
 
 @contextlib.contextmanager

@@ -209,9 +209,9 @@ class Respondent:
 
         name, asked = ("target", self.question.classes) if layer is None else ("channel", self.question.channels)
         if asked == "unusual":
-            return Unusual(layer, self._usual(layer), self.question.at)
+            return Unusual(layer, self.question.at, self._usual(layer))
         if asked == "all" or isinstance(asked, int):
-            return Strongest(layer, asked if isinstance(asked, int) else None, self.question.at)
+            return Strongest(layer, self.question.at, asked if isinstance(asked, int) else None)
         return Asked(layer, as_channels(None, asked, images, name), self.question.at)
 
     def _usual(self, layer: str | None) -> Tensor | None:

@@ -67,6 +67,8 @@ def command(
         raise click.UsageError(
             "--data is missing: name images to show to every checkpoint; a run does not keep those that it learned from"
         )
+    from attribkit.files import placed
+
     asked["layer"] = [word.strip() for word in layers.split(",") if word.strip()]
     if not asked["layer"]:
         raise click.UsageError("--layer names one layer, or several with commas between")
@@ -77,9 +79,7 @@ def command(
     writers = _writers(found, loaded)
     shown = f"-{channels.replace(' ', '')}" if channels else ""
     stem = f"{','.join(asked['layer'])}{shown}.{found.method}.{found.switches}"
-    files = [out / f"{stem}.{ending}" for ending in formats]
-    for ending, path in zip(formats, files, strict=True):
-        writers[ending](path)
+    files = [placed(out / f"{stem}.{ending}", writers[ending]) for ending in formats]
     if as_json:
         from attribkit.studies.evolution_table import document
 

@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from attribkit.cli.answers import Channels, Question, Respondent
     from attribkit.cli.pictures import GivenImage
 
-_NOT_OF_RESULTS = ("--json", "--quiet", "-q", "--debug", "--force")
-"""Words of a command that change nothing in its files."""
-
-METHODS = ("guided", "deconvnet", "backprop")
-CONVENTIONS = ("own", "uniform", "center", "corner")
 VIEWS = ("classic", "signed", "absolute", "positive")
 
 
@@ -70,7 +65,7 @@ VIEWS = ("classic", "signed", "absolute", "positive")
     "--method",
     multiple=True,
     callback=options.joined,
-    default=[",".join(METHODS)],
+    default=[",".join(options.METHODS)],
     show_default=True,
     help="One or more rules.",
 )
@@ -80,7 +75,7 @@ VIEWS = ("classic", "signed", "absolute", "positive")
     callback=options.joined,
     default=["own"],
     show_default=True,
-    metavar="|".join((*CONVENTIONS, "FILE")),
+    metavar="|".join((*options.SWITCHES, "FILE")),
     help="Where max-pools send the signal. Several, separated by commas, are compared: own,uniform.",
 )
 @click.option(
@@ -191,11 +186,18 @@ def command(
     pictures = given_images(images, recursive, out)
     loaded = options.loaded(model, weights, device)
     question = _question(loaded, out=out, **asked)
+    facts, follows = options.facts(loaded), options.followed(loaded, _files_of(**asked))
     with contextlib.closing(
-        results.Files(out, wanted, view, _facts(loaded), names, crop, force, scale, layout)
+        results.Files(out, wanted, view, facts, names, crop, force, scale, layout, follows)
     ) as files:
         files.check(len(pictures) * len(question.layers), len(list(question.columns())))
         explain_all(pictures, Respondent(loaded, question), files, as_json, quiet)
+
+
+def _files_of(switches: str, usual: Path | None, **asked: Any) -> list[Path]:
+    """The files that answers hang on beside the images and the weights."""
+    words = [Path(switches), *(Path(part.strip()) for part in switches.split(","))]
+    return [*dict.fromkeys(word for word in words if word.is_file()), *([usual] if usual is not None else [])]
 
 
 def _question(
@@ -214,7 +216,7 @@ def _question(
     from attribkit.cli.answers import Question
 
     return Question(
-        methods=options.words(method, "--method", METHODS),
+        methods=options.words(method, "--method", options.METHODS),
         layers=_layers(layers, loaded) or [None],
         channels=_channels(channels, usual),
         usual=None if usual is None else _usual(usual),
@@ -317,32 +319,14 @@ def _switches(text: str, replay: str) -> dict[str, str | Switches]:
     from attribkit import Switches
 
     given = [text] if Path(text).exists() else dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
-    found = {Path(part).stem: part if part in CONVENTIONS else Switches.load(part) for part in given}
+    found = {Path(part).stem: part if part in options.SWITCHES else Switches.load(part) for part in given}
     if len(found) != len(given) or not found:
         raise click.UsageError(
-            f"--switches takes {', '.join(CONVENTIONS)} and files with different names, not {text!r}"
+            f"--switches takes {', '.join(options.SWITCHES)} and files with different names, not {text!r}"
         )
     if len(found) > 1 and replay == "both":
         raise click.UsageError("--replay both changes which unit is strongest: give one way with --switches")
     return found
-
-
-def _facts(loaded: LoadedModel) -> dict[str, str]:
-    """What a page says of how it was made: the same when the same command is given again."""
-    import shlex
-    import sys
-
-    import torch
-
-    from attribkit import __version__
-
-    return {
-        "command": shlex.join(["attribkit", *(word for word in sys.argv[1:] if word not in _NOT_OF_RESULTS)]),
-        "model": loaded.name,
-        "weights": f"{loaded.weights}, sha256 {loaded.digest}",
-        "attribkit": __version__,
-        "torch": str(torch.__version__),
-    }
 
 
 def explain_all(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ def command(model: str, weights: str, out: Path, formats: list[str], device: str
     \b
     attribkit filters packaged:squeezenet1_1
     """
+    from attribkit.files import placed
     from attribkit.studies.filters import filters
     from attribkit.studies.filters_picture import described, faults
     from attribkit.studies.filters_usual import USUAL
@@ -40,7 +42,7 @@ def command(model: str, weights: str, out: Path, formats: list[str], device: str
     loaded = options.loaded(model, weights, device)
     found = filters(loaded)
     stem = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in loaded.name)
-    files = [str(_written(found, loaded, out / f"{stem}.filters.{ending}")) for ending in formats]
+    files = [str(placed(out / f"{stem}.filters.{ending}", partial(_write, found, loaded))) for ending in formats]
     if as_json:
         click.echo(json.dumps({"model": loaded.name, **_as_data(found), "usual": USUAL, "files": files}, indent=2))
         return
@@ -48,7 +50,7 @@ def command(model: str, weights: str, out: Path, formats: list[str], device: str
         click.echo(line)
 
 
-def _written(found: Filters, loaded: LoadedModel, path: Path) -> Path:
+def _write(found: Filters, loaded: LoadedModel, path: Path) -> None:
     from attribkit.files import write_whole
     from attribkit.report.pictures import encode_png
     from attribkit.studies.filters_page import page
@@ -62,7 +64,6 @@ def _written(found: Filters, loaded: LoadedModel, path: Path) -> Path:
         found.save(path)
     else:
         write_whole(path, _csv(found))
-    return path
 
 
 def _csv(found: Filters) -> bytes:

@@ -37,8 +37,8 @@ COLUMNS = ("image", "part", "x0", "y0", "x1", "y1")
     help="Boxes of the same parts in several images, by image,part,x0,y0,x1,y1, for their correspondence.",
 )
 @options.size
-@studying.out
-@studying.formats
+@options.out
+@options.formats("html,png", studying.FORMATS)
 @options.device
 @options.as_json
 @options.silent
@@ -52,7 +52,7 @@ def command(
     parts: Path | None,
     size: int | None,
     out: Path,
-    formats: str,
+    formats: list[str],
     device: str | None,
     as_json: bool,
     quiet: bool,
@@ -66,14 +66,13 @@ def command(
     \b
     attribkit invariance photos/ --model torchvision:squeezenet1_1 --layers features.0,features.12
     """
-    wanted = options.words(formats, "--format", studying.FORMATS)
     given = _Given(given_images(images), quiet or as_json)
     boxes = {} if parts is None else boxes_of(parts, given.images)
     loaded = options.loaded(model, weights, device)
     asked = {"layers": studying.named(layers), "size": size}
     found = _moved(given, loaded, asked | {"target": _class(target), "out": out})
     beside = _covered(boxes, given, loaded, asked) if boxes else None
-    files = _files(out, wanted, studying.facts(loaded), found, beside)
+    files = _files(out, formats, options.facts(loaded), found, beside)
     if as_json:
         document = {"model": loaded.name, **as_data(found, beside), "failed": given.failed, "files": files}
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
@@ -208,6 +207,8 @@ def _files(
 
 def _csv(found: Invariance) -> bytes:
     """A line per image and move."""
+    from attribkit.files import table
+
     head = ["image", "kind", "amount", *(f"distance {layer}" for layer in found.layers)]
     lines = (
         [name, kind, float(found.amounts[move]), *map(float, found.distance[image, :, move]),
@@ -215,17 +216,19 @@ def _csv(found: Invariance) -> bytes:
         for image, name in enumerate(found.names)
         for move, kind in enumerate(found.kinds)
     )  # fmt: skip
-    return studying.table([*head, "probability", "best", "border"], lines)
+    return table([[*head, "probability", "best", "border"], *lines])
 
 
 def _csv_of_parts(found: Correspondence) -> bytes:
     """A line per part and layer, and one per draw of random boxes."""
+    from attribkit.files import table
+
     lines = []
     for part, name in enumerate(found.parts):
         for layer, path in enumerate(found.layers):
             lines.append([name, path, "", float(found.distance[part, layer]), float(found.spread[part, layer])])
             lines += [[name, path, draw, float(each), ""] for draw, each in enumerate(found.control[part, layer])]
-    return studying.table(["part", "layer", "random draw", "distance", "deviation"], lines)
+    return table([["part", "layer", "random draw", "distance", "deviation"], *lines])
 
 
 def in_words(found: Invariance, parts: Correspondence | None) -> list[str]:

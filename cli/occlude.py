@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,34 +144,33 @@ class _Study:
         return Occlusion.load(path)
 
     def _key(self) -> str:
-        """The question, the weights and the versions."""
+        """All that a part follows from, but for the image."""
         asked = {name: value for name, value in self.asked.items() if name != "method"}
-        return json.dumps([self.loaded.name, asked, self.loaded.digest, *options.versions().values()])
+        return json.dumps(
+            [self.loaded.name, asked, self.loaded.digest, options.followed(self.loaded), options.versions()]
+        )
 
     def written(self, source: GivenImage, covered: Covered) -> Iterator[Path]:
         """The files of one image."""
-        from attribkit.files import write_whole
+        from attribkit.files import placed, write_whole
         from attribkit.report.pictures import encode_png
         from attribkit.studies.occlusion_picture import drawn
 
-        path = self.out / f"{source.stem}.occlusion"
-        if "png" in self.formats:
-            write_whole(f"{path}.png", encode_png(drawn(covered)))
-            yield Path(f"{path}.png")
-        if "npz" in self.formats:
-            covered.occlusion.save(f"{path}.npz")
-            yield Path(f"{path}.npz")
-        if "csv" in self.formats:
-            write_whole(f"{path}.csv", _csv(covered))
-            yield Path(f"{path}.csv")
+        makers: dict[str, Callable[[Path], object]] = {
+            "png": lambda path: write_whole(path, encode_png(drawn(covered))),
+            "npz": covered.occlusion.save,
+            "csv": lambda path: write_whole(path, _csv(covered)),
+        }
+        for ending, make in makers.items():
+            if ending in self.formats:
+                yield placed(self.out / f"{source.stem}.occlusion.{ending}", make)
 
     def page(self, shown: list[Covered]) -> str:
-        from attribkit.files import write_whole
+        from attribkit.files import placed, write_whole
         from attribkit.studies.occlusion_page import page
 
-        path = self.out / "occlude.html"
-        write_whole(path, page(shown, options.facts(self.loaded)))
-        return str(path)
+        html = page(shown, options.facts(self.loaded))
+        return str(placed(self.out / "occlude.html", lambda path: write_whole(path, html)))
 
 
 def _fill(text: str) -> str | float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from attribkit.adapters.source import LoadedModel
     from attribkit.studies.rescoring import Watch
+
+_NOT_OF_RESULTS = ("--json", "--quiet", "-q", "--debug", "--force")
+"""Words of a command that change nothing in its files."""
 
 METHODS = ("guided", "deconvnet", "backprop")
 SWITCHES = ("own", "uniform", "center", "corner")
@@ -176,9 +180,28 @@ def torch_device(name: str | None) -> torch.device:
 
 
 def facts(loaded: LoadedModel) -> dict[str, str]:
-    """What a page says of how it was made: the same when the same command is given again."""
-    command = shlex.join(["attribkit", *sys.argv[1:]])
-    return {"command": command, "model": loaded.name, **versions()}
+    """What a file says of how it was made: the same when the same command is given again."""
+    return {
+        "command": shlex.join(["attribkit", *(word for word in sys.argv[1:] if word not in _NOT_OF_RESULTS)]),
+        "model": loaded.name,
+        "weights": f"{loaded.weights}, sha256 {loaded.digest}",
+        **versions(),
+    }
+
+
+def followed(loaded: LoadedModel, files: Iterable[Path] = ()) -> tuple[str, ...]:
+    """Digests of what kept work follows from, beside the command and the weights: it is done again when one changes."""
+    from importlib import import_module
+
+    from attribkit.identity import digest_of_code, digest_of_structure
+
+    packages = (import_module(name) for name in ("attribkit", "attribkit.adapters", "attribkit.cli"))
+    code = [digest_of_code(Path(place)) for package in packages for place in package.__path__]
+    return (
+        digest_of_structure(loaded.model),
+        *code,
+        *(hashlib.sha256(file.read_bytes()).hexdigest() for file in files),
+    )
 
 
 def versions() -> dict[str, str]:

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     help="Numbers of a layer that the classifier gets at the most, maps being averaged over a grid.",
 )
 @options.size
-@studying.out
-@studying.formats
+@options.out
+@options.formats("html,png", studying.FORMATS)
 @click.option("--force", is_flag=True, help="Start again where --out holds other probes.")
 @options.device
 @options.as_json
@@ -58,7 +58,7 @@ def command(
     remove: tuple[str, ...],
     keep: tuple[str, ...],
     out: Path,
-    formats: str,
+    formats: list[str],
     device: str | None,
     as_json: bool,
     quiet: bool,
@@ -77,7 +77,6 @@ def command(
     from attribkit import probe
     from attribkit.cli.progress import tracked
 
-    wanted = options.words(formats, "--format", studying.FORMATS)
     changes = [{"remove": studying.named(each)} for each in remove] + [{"keep": _kept(each)} for each in keep]
     loaded = options.loaded(model, weights, device)
     question = [model, weights, layers, *(str(asked[name]) for name in ("data", "features", "size"))]
@@ -89,8 +88,8 @@ def command(
         try:
             every.append(probe(loaded, **asked, **change))
         except KeyboardInterrupt:
-            raise click.ClickException(f"stopped; run the same command again to do the rest, in {out}") from None
-    files = _files(out, wanted, studying.facts(loaded), every)
+            raise options.Stopped(f"stopped; run the same command again to do the rest, in {out}") from None
+    files = _files(out, formats, options.facts(loaded), every)
     if as_json:
         document = {"model": loaded.name, "probes": [_as_data(each) for each in every], "files": files}
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
@@ -118,7 +117,7 @@ def _folder_of(change: dict[str, Any]) -> str:
 
 
 def _files(out: Path, wanted: list[str], facts: dict[str, str], every: list[Probes]) -> list[str]:
-    from attribkit.files import write_whole
+    from attribkit.files import table, write_whole
     from attribkit.report.pictures import write_png
     from attribkit.studies.probes_page import probes_page
     from attribkit.studies.probes_picture import HEAD, lines, picture
@@ -128,7 +127,7 @@ def _files(out: Path, wanted: list[str], facts: dict[str, str], every: list[Prob
         "html": lambda path: write_whole(path, probes_page(every, facts)),
         "png": lambda path: write_png(path, picture(heading, every), facts),
         "npz": every[0].save,
-        "csv": lambda path: write_whole(path, studying.table(HEAD, lines(every))),
+        "csv": lambda path: write_whole(path, table([HEAD, *lines(every)])),
     }
     files = studying.written(out / "probe", wanted, made)
     for each, folder in zip(every[1:], _names(every[1:]), strict=True):

@@ -67,13 +67,15 @@ class Files:
     force: bool = False
     scale: int = 1
     layout: str = "panel"
+    follows: tuple[str, ...] = ()
+    """Digests of what results follow from and the facts do not say: the network's structure, files, the code."""
     written: set[Path] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         settings = [self.formats, self.view, self.names, self.crop, self.scale, self.layout]
         self._for_one_file = tempfile.TemporaryDirectory(prefix="attribkit-") if _names_a_file(self.out) else None
         folder = Path(self._for_one_file.name) if self._for_one_file else self.out / done.FOLDER
-        self.ledger = done.Ledger(folder, json.dumps([settings, self.facts]), self.shows)
+        self.ledger = done.Ledger(folder, json.dumps([settings, self.facts, self.follows]), self.shows)
 
     @property
     def shows(self) -> bool:
@@ -150,14 +152,12 @@ class Files:
 
         What this run has written is never overwritten, not even by force.
         """
-        from attribkit.files import write_whole
+        from attribkit.files import beside, write_whole
 
-        one = _names_a_file(self.out)
-        path, number = self.out if one else self.out / name, 2
-        while path in self.written or (not self.force and path.is_file() and path.read_bytes() != data):
-            if one:
-                raise FileError(f"{path} is there already and holds something else: --force overwrites it")
-            path, number = self.out / Path(name).with_stem(f"{Path(name).stem}-{number}"), number + 1
+        wanted = self.out if _names_a_file(self.out) else self.out / name
+        path = beside(wanted, data, self.written, force=self.force)
+        if path != wanted == self.out:
+            raise FileError(f"{wanted} is there already and holds something else: --force overwrites it")
         if not path.is_file() or self.force:
             write_whole(path, data)
         self.written.add(path)

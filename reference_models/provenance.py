@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 import subprocess
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -26,14 +24,3 @@ def commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return f"{head}{' with changes' if changes.strip() else ''}"
-
-
-def digest_of_code(root: Path, places: Iterable[str]) -> str:
-    """The same for the same sources in files and folders under `root`, wherever that lies."""
-    hashed = hashlib.sha256()
-    for place in places:
-        path = root / place
-        for file in [path] if path.is_file() else sorted(path.rglob("*.py")):
-            source = file.read_bytes()
-            hashed.update(f"{file.relative_to(root).as_posix()} {len(source)}\n".encode() + source)
-    return hashed.hexdigest()

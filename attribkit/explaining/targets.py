@@ -69,11 +69,15 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Strongest:
-    """The strongest channels of each image: `count` of them, the strongest first, or all in their order."""
+class _Ranked:
+    """Channels of each image that are chosen by how strong all of them are.
+
+    Attributes:
+        layer: The layer's path.
+        at: As everywhere.
+    """
 
     layer: str | None
-    count: int | None
     at: At
 
     @property
@@ -82,48 +86,53 @@ class Strongest:
 
     def among(self, output: Tensor, field: ReceptiveField) -> Rows:
         strengths, _ = _strengths(output, self.at, self.layer, field)
-        count = strengths.shape[1] if self.count is None else self.count
-        _check(torch.tensor([count - 1]), strengths.shape[1], self.layer)
-        order = strengths.sort(dim=1, descending=True, stable=True).indices[:, :count]
-        return choose(output, self.layer, order if self.count is not None else order.sort(1).values, self.at, field)
+        return choose(output, self.layer, self.ranked(strengths), self.at, field)
+
+    def ranked(self, strengths: Tensor) -> Tensor:
+        """The channels, images x K, by the strengths of all, images x C."""
+        raise NotImplementedError
 
     def unseen(self, shape: Sequence[int]) -> Rows | None:
         return None
 
 
 @dataclass(frozen=True)
-class Unusual:
-    """Of each image the channel that is furthest above what is usual for it: its mean over other images.
+class Strongest(_Ranked):
+    """The strongest channels of each image: `count` of them, the strongest first, or all in their order."""
+
+    count: int | None
+
+    def ranked(self, strengths: Tensor) -> Tensor:
+        if self.count is None:
+            return torch.arange(strengths.shape[1], device=strengths.device).expand(len(strengths), -1)
+        _check(torch.tensor([self.count - 1]), strengths.shape[1], self.layer)
+        return strengths.sort(dim=1, descending=True, stable=True).indices[:, : self.count]
+
+
+@dataclass(frozen=True)
+class Unusual(_Ranked):
+    """The channel of each image that is furthest above what is usual for it: its mean over other images.
 
     Attributes:
-        layer: The layer's path.
         usual: For each channel its mean; None takes that over the other images of the batch.
-        at: As everywhere.
     """
 
-    layer: str | None
     usual: Tensor | None
-    at: At
 
-    @property
-    def has_positions(self) -> bool:
-        return self.at != "all"
+    def ranked(self, strengths: Tensor) -> Tensor:
+        return (strengths - self._usual(strengths)).argmax(1, keepdim=True)
 
-    def among(self, output: Tensor, field: ReceptiveField) -> Rows:
-        strengths, _ = _strengths(output, self.at, self.layer, field)
-        if self.usual is not None:
-            if self.usual.shape != strengths.shape[1:]:
-                count = f"{len(self.usual)} channels are known, and {self.layer!r} has {strengths.shape[1]}"
-                raise BadValue(f"what is usual is known of another layer: {count}")
-            above = strengths - self.usual.to(strengths)
-        elif len(output) > 1:
-            above = strengths - (strengths.sum(0) - strengths) / (len(output) - 1)
-        else:
-            raise BadValue("what is unusual shows beside other images: explain several at once, or say what is usual")
-        return choose(output, self.layer, above.argmax(1, keepdim=True), self.at, field)
-
-    def unseen(self, shape: Sequence[int]) -> Rows | None:
-        return None
+    def _usual(self, strengths: Tensor) -> Tensor:
+        if self.usual is None:
+            if len(strengths) < 2:
+                raise BadValue(
+                    "what is unusual shows beside other images: explain several at once, or say what is usual"
+                )
+            return (strengths.sum(0) - strengths) / (len(strengths) - 1)
+        if self.usual.shape != strengths.shape[1:]:
+            count = f"{len(self.usual)} channels are known, and {self.layer!r} has {strengths.shape[1]}"
+            raise BadValue(f"what is usual is known of another layer: {count}")
+        return self.usual.to(strengths)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +14,10 @@ from torch import Tensor, nn
 
 from attribkit.errors import BadValue
 from attribkit.explaining.given import Loaded
-from attribkit.studies import stored
 from attribkit.studies.rescoring import Watch
 from attribkit.studies.seen import Seen, Views
 from attribkit.studies.spread import chosen, network_of
+from attribkit.studies.stored import Stored
 
 Array = npt.NDArray[Any]
 Box = tuple[int, int, int, int]
@@ -34,7 +32,7 @@ ZERO = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class Correspondence:
+class Correspondence(Stored):
     """How alike the changes are when the same part is covered in several images.
 
     Attributes:
@@ -50,6 +48,9 @@ class Correspondence:
         control_changed: The same with random boxes.
     """
 
+    _kind: ClassVar = "correspondence"
+    _facts: ClassVar = ("layers", "parts")
+
     layers: tuple[str, ...]
     parts: tuple[str, ...]
     pairs: Array
@@ -64,36 +65,6 @@ class Correspondence:
         """The share of draws whose distance is not above the part's, parts x layers: small where parts correspond."""
         known = np.isfinite(self.control)
         return (self.control <= self.distance[..., None]).sum(2) / np.maximum(1, known.sum(2))
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """All of it as an .npz file, written whole or not at all.
-
-        Args:
-            path: The file.
-
-        Raises:
-            BadValue: It does not end in .npz.
-            FileError: It cannot be written.
-        """
-        if Path(path).suffix.lower() != ".npz":
-            raise BadValue(f"{path}: a correspondence is saved as .npz")
-        stored.save(path, self, ("layers", "parts"))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Correspondence:
-        """What `save` wrote.
-
-        Args:
-            path: The file.
-
-        Raises:
-            FileError: It is no such file.
-        """
-        return stored.restored(path, "correspondence", cls._made)
-
-    @classmethod
-    def _made(cls, arrays: dict[str, Any], facts: dict[str, Any]) -> Correspondence:
-        return cls(layers=tuple(facts["layers"]), parts=tuple(facts["parts"]), **arrays)
 
 
 def correspondence(

@@ -20,6 +20,7 @@ from attribkit.studies.evolution_settling import Settling
 from attribkit.studies.gallery import Gallery, gallery, unwatched
 from attribkit.studies.projecting import Projection
 from attribkit.studies.rescoring import Watch
+from attribkit.studies.stored import check_ending
 
 Array = npt.NDArray[Any]
 
@@ -116,8 +117,7 @@ class Evolution:
             BadValue: It does not end in .npz.
             FileError: It cannot be written.
         """
-        if Path(path).suffix.lower() != ".npz":
-            raise BadValue(f"{path}: an evolution is saved as .npz")
+        check_ending(path, "evolution")
         with written_whole(path) as file:
             pack(file, self._arrays())
 

@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,8 @@ from attribkit.errors import BadValue
 from attribkit.files import npz
 from attribkit.studies.data import PictureSet
 from attribkit.studies.folder import RunFolder
-from attribkit.studies.reading import Read, batches, read_ahead
-from attribkit.studies.survey import device_of, readable, shards
+from attribkit.studies.reading import Read, batches
+from attribkit.studies.survey import by_shard, device_of, missing, readable
 from attribkit.studies.truncated import Truncated
 
 Array = npt.NDArray[Any]
@@ -55,17 +54,13 @@ class Featuring:
 
     def missing(self, folder: RunFolder) -> list[int]:
         """Numbers of the shards whose files are not there yet."""
-        every = range(len(shards(len(self.pictures))))
-        return [number for number in every if not folder.file("shards", number).is_file()]
+        return missing(self.pictures, folder)
 
     def done(self, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """The files of shards by their numbers, one after the other; the next is read while one is computed."""
-        every = shards(len(self.pictures))
-        mine = [every[number] for number in numbers]
-        inputs = read_ahead(self.pictures, chain.from_iterable(mine))
         net = Truncated(self.model, self.layers)
-        for number, shard in zip(numbers, mine, strict=True):
-            yield number, self._shard(net, islice(inputs, len(shard)))
+        for number, inputs in by_shard(self.pictures, numbers):
+            yield number, self._shard(net, inputs)
 
     def _shard(self, net: Truncated, inputs: Iterable[tuple[int, Read]]) -> bytes:
         unreadable: list[tuple[int, str]] = []

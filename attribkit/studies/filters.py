@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +15,7 @@ from torch import Tensor, nn
 from attribkit.engine.shadow import shadow
 from attribkit.errors import BadValue
 from attribkit.explaining.given import Model
-from attribkit.studies import stored
+from attribkit.studies.stored import Stored
 
 Array = npt.NDArray[Any]
 
@@ -34,7 +32,7 @@ _SIDE = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Filters:
+class Filters(Stored):
     """First-layer filters and what is measured of them.
 
     Attributes:
@@ -48,6 +46,9 @@ class Filters:
             share of its answer to those that are not; NaN where the first layer leaves out nothing or none comes after.
         second: The layer after, on which that was tested.
     """
+
+    _kind: ClassVar = "set of filters"
+    _facts: ClassVar = ("layer", "second")
 
     layer: str
     weights: Array
@@ -67,32 +68,6 @@ class Filters:
     def dominating(self) -> list[int]:
         """Filters much stronger than the others."""
         return np.flatnonzero(self.rms > DOMINATING * np.median(self.rms)).tolist()
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """All of it as an .npz file, written whole or not at all.
-
-        Args:
-            path: The file.
-
-        Raises:
-            BadValue: It does not end in .npz.
-            FileError: It cannot be written.
-        """
-        if Path(path).suffix.lower() != ".npz":
-            raise BadValue(f"{path}: filters are saved as .npz")
-        stored.save(path, self, ("layer", "second"))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Filters:
-        """What `save` wrote.
-
-        Args:
-            path: The file.
-
-        Raises:
-            FileError: It is no such file.
-        """
-        return stored.restored(path, "filters", cls._made)
 
     @classmethod
     def _made(cls, arrays: dict[str, Any], facts: dict[str, Any]) -> Filters:

@@ -19,13 +19,14 @@ from attribkit.errors import BadType, BadValue
 from attribkit.explaining.calls import check_layer
 from attribkit.explaining.explainer import Explainer
 from attribkit.explaining.given import Loaded, Method
+from attribkit.identity import digest_of_network
 from attribkit.studies.data import PictureSet, opened
 from attribkit.studies.folder import RunFolder
 from attribkit.studies.projecting import Place, Projection, Projector, plainly
 from attribkit.studies.rescoring import Rescored, Rescoring, Watch, bound, candidates, confirmed
 from attribkit.studies.scores import Score, function_of, name_of
 from attribkit.studies.statistics import Statistics, bands, statistics
-from attribkit.studies.survey import Found, Shard, Survey, identity, merged, shards
+from attribkit.studies.survey import Found, Shard, Survey, merged, shards
 from attribkit.studies.winners import Winners
 
 Array = npt.NDArray[Any]
@@ -344,7 +345,7 @@ def _kept(top: int, precision: str | None, before: int | None) -> int:
 def _facts(loaded: Loaded | nn.Module, survey: Survey, size: int | None) -> dict[str, Any]:
     """What the first pass follows from, in the words in which a difference is reported."""
     return {
-        "model": f"{getattr(loaded, 'name', type(survey.model).__name__)} {identity(survey.model)}",
+        "model": f"{getattr(loaded, 'name', type(survey.model).__name__)} {digest_of_network(survey.model)}",
         "layer": ", ".join(survey.layers),
         "data": f"{len(survey.pictures)} images {survey.pictures.digest}",
         "score": name_of(survey.score),

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from attribkit import __version__
 from attribkit.errors import BadValue
 from attribkit.explaining.given import Loaded
 from attribkit.explaining.labels import numbered
+from attribkit.identity import LIBRARY, digest_of_code, digest_of_network
 from attribkit.studies import stored
 from attribkit.studies.moves import USUAL, Move, moves_of
 from attribkit.studies.seen import Seen, Views
 from attribkit.studies.spread import chosen, network_of
-from attribkit.studies.survey import identity
+from attribkit.studies.stored import Stored
 
 Array = npt.NDArray[Any]
 Target = int | str | Sequence[int | str] | None
@@ -33,7 +32,7 @@ LAYERS = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Invariance:
+class Invariance(Stored):
     """How far features and answers go when pictures are moved.
 
     Attributes:
@@ -50,6 +49,9 @@ class Invariance:
         target: For each image the class whose probability it is.
         names: Of the images.
     """
+
+    _kind: ClassVar = "invariance"
+    _facts: ClassVar = ("layers", "kinds", "target", "names")
 
     layers: tuple[str, ...]
     kinds: tuple[str, ...]
@@ -73,35 +75,6 @@ class Invariance:
             Indices into what has one entry per move.
         """
         return np.flatnonzero(np.array(self.kinds) == kind)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """All of it as an .npz file, written whole or not at all.
-
-        Args:
-            path: The file.
-
-        Raises:
-            BadValue: It does not end in .npz.
-            FileError: It cannot be written.
-        """
-        if Path(path).suffix.lower() != ".npz":
-            raise BadValue(f"{path}: an invariance is saved as .npz")
-        stored.save(path, self, _FACTS)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Invariance:
-        """What `save` wrote.
-
-        Args:
-            path: The file.
-
-        Raises:
-            FileError: It is no such file.
-        """
-        return stored.restored(path, "invariance", lambda arrays, facts: cls(**arrays, **_tuples(facts)))
-
-
-_FACTS = ("layers", "kinds", "target", "names")
 
 
 def invariance(
@@ -194,8 +167,9 @@ class _Study:
         self.seen = Seen(loaded, layers)
         self.out = None if out is None else Path(out)
         amounts = [[move.kind, move.amount] for move in moves]
-        versions = [__version__, str(torch.__version__)]
-        self.key = json.dumps([identity(self.seen.net.net), layers, amounts, str(self.seen.device), versions])
+        code = [digest_of_code(LIBRARY), str(torch.__version__)]
+        network = digest_of_network(self.seen.net.net)
+        self.key = json.dumps([network, layers, amounts, str(self.seen.device), code])
 
     def part(self, picture: Any, x: Tensor, following: Tensor | None, target: Any) -> _Part:
         """What was kept of an image, or is found now."""
@@ -259,7 +233,3 @@ def _of_image(target: Target, number: int) -> Any:
     if number >= len(target):
         raise BadValue(f"target names {len(target)} classes, and there are more images: give one per image")
     return target[number]
-
-
-def _tuples(facts: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) for name, value in facts.items()}

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,19 +14,17 @@ from attribkit.errors import BadType, BadValue
 from attribkit.explaining.calls import check_layer
 from attribkit.explaining.given import Model
 from attribkit.explaining.targets import as_channels
-from attribkit.studies import stored
 from attribkit.studies.incremental import Patches, Runner, summed
 from attribkit.studies.occlusion_fills import Fill, filling
+from attribkit.studies.stored import Stored
 
 Array = npt.NDArray[Any]
 Edge = Literal["inside", "overhang"]
 Pair = tuple[int, int]
 
-FACTS = ("window", "stride", "edge", "layer", "computed")
-
 
 @dataclass(frozen=True, eq=False)
-class Occlusion:
+class Occlusion(Stored):
     """What a network says of images while a window of them is covered.
 
     Attributes:
@@ -43,6 +39,9 @@ class Occlusion:
         clean: For each image probability, activity and best class without an occluder, images x 3.
         computed: How it was computed, in words.
     """
+
+    _kind: ClassVar = "occlusion"
+    _facts: ClassVar = ("window", "stride", "edge", "layer", "computed")
 
     probability: Array
     activity: Array
@@ -82,32 +81,6 @@ class Occlusion:
                 total[here] += clean - values[row, column]
                 count[here] += 1
         return total / np.maximum(count, 1)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """All of it as an .npz file, written whole or not at all.
-
-        Args:
-            path: The file.
-
-        Raises:
-            BadValue: It does not end in .npz.
-            FileError: It cannot be written.
-        """
-        if Path(path).suffix.lower() != ".npz":
-            raise BadValue(f"{path}: an occlusion is saved as .npz")
-        stored.save(path, self, FACTS)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Occlusion:
-        """What `save` wrote.
-
-        Args:
-            path: The file.
-
-        Raises:
-            FileError: It is no such file.
-        """
-        return stored.restored(path, "occlusion", cls._made)
 
     @classmethod
     def _made(cls, arrays: dict[str, Any], facts: dict[str, Any]) -> Occlusion:

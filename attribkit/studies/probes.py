@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from attribkit.errors import BadValue
 from attribkit.explaining.given import Loaded
 from attribkit.files import npz
-from attribkit.studies import stored
+from attribkit.identity import digest_of_network
 from attribkit.studies.altered import altered
 from attribkit.studies.data import PictureSet, opened
 from attribkit.studies.featured import Featuring, features_of, grid_of, numbers_of
@@ -30,7 +29,8 @@ from attribkit.studies.linear import FOLDS, PENALTIES, fitted, wilson
 from attribkit.studies.reading import read
 from attribkit.studies.rescoring import Watch
 from attribkit.studies.spread import chosen, network_of
-from attribkit.studies.survey import device_of, identity, shards
+from attribkit.studies.stored import Stored
+from attribkit.studies.survey import device_of, shards
 from attribkit.studies.truncated import Truncated
 
 Array = npt.NDArray[Any]
@@ -42,7 +42,7 @@ TEST = 0.3
 
 
 @dataclass(frozen=True, eq=False)
-class Probes:
+class Probes(Stored):
     """How well a linear classifier does on each layer of a network.
 
     Attributes:
@@ -62,6 +62,9 @@ class Probes:
         changed: What was changed in the network, in words; empty where nothing was.
         unreadable: Numbers of images that could not be read, and why.
     """
+
+    _kind: ClassVar = "set of probes"
+    _facts: ClassVar = ("layers", "classes", "chance", "changed", "unreadable")
 
     layers: tuple[str, ...]
     features: Array
@@ -85,32 +88,6 @@ class Probes:
         """Layers whose best penalty is the first or the last one tried, so that a better one may lie beyond."""
         ends = (self.penalties.max(), self.penalties.min())
         return [layer for layer, penalty in zip(self.layers, self.penalty, strict=True) if penalty in ends]
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """All of it as an .npz file, written whole or not at all.
-
-        Args:
-            path: The file.
-
-        Raises:
-            BadValue: It does not end in .npz.
-            FileError: It cannot be written.
-        """
-        if Path(path).suffix.lower() != ".npz":
-            raise BadValue(f"{path}: probes are saved as .npz")
-        stored.save(path, self, ("layers", "classes", "chance", "changed", "unreadable"))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Probes:
-        """What `save` wrote.
-
-        Args:
-            path: The file.
-
-        Raises:
-            FileError: It is no such file.
-        """
-        return stored.restored(path, "probes", cls._made)
 
     @classmethod
     def _made(cls, arrays: dict[str, Any], facts: dict[str, Any]) -> Probes:
@@ -179,7 +156,8 @@ def probe(
     watch = watch or unwatched
     with _folder(out) as place:
         folder = RunFolder(Path(place), "set of probes")
-        facts = {"model": f"{getattr(loaded, 'name', type(model).__name__)} {identity(model)}", "changes": changed}
+        name = getattr(loaded, "name", type(model).__name__)
+        facts = {"model": f"{name} {digest_of_network(model)}", "changes": changed}
         facts |= {"layers": ", ".join(paths), "data": f"{len(pictures)} images {pictures.digest} {_labels(pictures)}"}
         with folder.held(facts | {"size": size, "features": features}, force):
             done = iter(featuring.done(missing := featuring.missing(folder)))

@@ -6,15 +6,61 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from attribkit.errors import FileError
+from attribkit.errors import BadValue, FileError
 from attribkit.files import npz, write_whole
 
 Result = TypeVar("Result")
 Held = dict[str, Any]
+Kept = TypeVar("Kept", bound="Stored")
+
+
+class Stored:
+    """A result that an .npz file holds; a subclass names its kind, and its fields that are facts and no arrays."""
+
+    _kind: ClassVar[str]
+    _facts: ClassVar[tuple[str, ...]]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """All of it as an .npz file, written whole or not at all.
+
+        Args:
+            path: The file.
+
+        Raises:
+            BadValue: It does not end in .npz.
+            FileError: It cannot be written.
+        """
+        check_ending(path, self._kind)
+        save(path, self, self._facts)
+
+    @classmethod
+    def load(cls: type[Kept], path: str | os.PathLike[str]) -> Kept:
+        """What `save` wrote.
+
+        Args:
+            path: The file.
+
+        Raises:
+            FileError: It is no such file.
+        """
+        return restored(path, cls._kind, cls._made)
+
+    @classmethod
+    def _made(cls: type[Kept], arrays: Held, facts: Held) -> Kept:
+        """From what a file holds; JSON's lists were tuples."""
+        tuples = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
+        return cls(**arrays, **tuples)
+
+
+def check_ending(path: str | os.PathLike[str], kind: str) -> None:
+    """Raise where a file is not to be an .npz."""
+    if Path(path).suffix.lower() != ".npz":
+        raise BadValue(f"{path}: this {kind} is saved as .npz")
 
 
 def save(path: str | os.PathLike[str], result: object, facts: Collection[str]) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -109,17 +108,13 @@ class Survey:
 
     def missing(self, folder: RunFolder) -> list[int]:
         """Numbers of the shards whose files are not there yet."""
-        every = range(len(shards(len(self.pictures))))
-        return [number for number in every if not folder.file("shards", number).is_file()]
+        return missing(self.pictures, folder)
 
     def done(self, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """The files of shards by their numbers, one after the other; the next is read while one is computed."""
-        every = shards(len(self.pictures))
-        mine = [every[number] for number in numbers]
-        inputs = read_ahead(self.pictures, chain.from_iterable(mine))
         net = Truncated(self.model, self.layers, self.precision)
-        for number, shard in zip(numbers, mine, strict=True):
-            yield number, self._shard(net, islice(inputs, len(shard))).encoded()
+        for number, inputs in by_shard(self.pictures, numbers):
+            yield number, self._shard(net, inputs).encoded()
 
     def _shard(self, net: Truncated, inputs: Iterable[tuple[int, Read]]) -> Shard:
         unreadable: list[tuple[int, str]] = []
@@ -138,6 +133,21 @@ class Survey:
         seen = scored(units, self.score)
         counts = Counts.of(numbers, seen.values, seen.strongest, seen.position, len(self.pictures))
         return Found(Winners.of(numbers, seen.values, seen.position).best(self.keep), counts)
+
+
+def missing(pictures: PictureSet, folder: RunFolder) -> list[int]:
+    """Numbers of the shards whose files are not there yet."""
+    every = range(len(shards(len(pictures))))
+    return [number for number in every if not folder.file("shards", number).is_file()]
+
+
+def by_shard(pictures: PictureSet, numbers: Sequence[int]) -> Iterator[tuple[int, Iterator[tuple[int, Read]]]]:
+    """The inputs of these shards, one shard after the other; the next is read while one is computed."""
+    every = shards(len(pictures))
+    mine = [every[number] for number in numbers]
+    inputs = read_ahead(pictures, chain.from_iterable(mine))
+    for number, shard in zip(numbers, mine, strict=True):
+        yield number, islice(inputs, len(shard))
 
 
 def device_of(model: nn.Module) -> torch.device:
@@ -180,14 +190,3 @@ def _needed(shapes: Array, found: Iterable[Found]) -> Array:
     return shapes[
         np.isin(shapes[:, 0], np.unique(np.concatenate([np.zeros(0, np.int64), *(image.ravel() for image in images)])))
     ]
-
-
-def identity(model: nn.Module) -> str:
-    """The same for the same network with the same weights."""
-    hashed = hashlib.sha256(type(model).__qualname__.encode())
-    tensors: Mapping[str, Any] = model.state_dict()
-    for name, tensor in tensors.items():
-        if isinstance(tensor, Tensor):
-            hashed.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-            hashed.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return hashed.hexdigest()[:16]

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from attribkit.errors import BadValue
 from attribkit.files import write_whole
+from attribkit.identity import digest_of_code
 from attribkit.metrics.maps import directions
 from attribkit.metrics.retrieval import details
 from attribkit.reference_models.data import Split
-from attribkit.reference_models.provenance import digest_of_code
 
 FILE = "eye.safetensors"
 BATCH = 128

@@ -18,8 +18,8 @@ import attribkit
 from attribkit import Cases
 from attribkit.adapters.weights import WeightsError
 from attribkit.files import write_whole
+from attribkit.identity import digest_of_code
 from attribkit.reference_models.process import keep_freed_memory
-from attribkit.reference_models.provenance import digest_of_code
 from attribkit.reference_models.switch_study import beside, eye, failures, figures, subjects, validation
 from attribkit.reference_models.switch_study.intervals import Resampling
 from attribkit.reference_models.switch_study.subjects import RANDOM_SHARE, Subject

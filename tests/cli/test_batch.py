@@ -327,3 +327,38 @@ def test_memory_is_not_kept_for_images_that_are_done(explain: Command, monkeypat
     monkeypatch.setattr(results.Files, "add", counted)
     assert explain("photos", "-r", "--format", FORMATS).code == 1
     assert max(most) <= 2 * answers.Respondent.IMAGES < 38
+
+
+def test_another_network_under_the_same_name_is_explained_anew(explain: Command, photos: Path) -> None:
+    """Its weights may be the same: what changed is what `forward` does."""
+    words = ("photos/a/00.png", "--layer", "2", "--json", "--out", "out")
+    before = json.loads(explain(*words).out)
+    net = photos.parent / "net.py"
+    net.write_text(NET.replace("nn.Conv2d(8, 8, 3, 2)", "nn.Conv2d(8, 8, 3, 1)"))
+    after = json.loads(explain(*words).out)
+    assert after["explained"][0]["units"] != before["explained"][0]["units"]
+    assert explain(*words[:-3], "--out", "out").out.count("done before") == 1
+
+
+@pytest.mark.parametrize("option", ["--switches", "--usual"])
+def test_a_file_that_changed_counts(run: Command, photos: Path, option: str) -> None:
+    """Under the same name: the switches that are replayed, and what is usual."""
+    model = ("--model", "model_c", "--weights", "none")
+    words = ("explain", "photos/a/00.png", *model, "--layer", "conv4", "--method", "deconvnet", "--format", "npz")
+
+    def write(number: int) -> str:
+        if option == "--switches":
+            assert run("switches", photos / "a" / f"0{number}.png", *model, "--out", "known.safetensors").code == 0
+            return "known.safetensors"
+        means = np.zeros(192)
+        means[:] = np.arange(192) * (-1) ** number * 100
+        facts = np.array(json.dumps({"layer": "conv4"}))
+        np.savez(photos.parent / "usual.npz", facts=facts, channels=np.arange(192), mean=means)
+        return "usual.npz"
+
+    results = []
+    for number in (1, 2, 2):
+        done = run(*words, option, write(number))
+        assert done.code == 0, done.err
+        results.append(done.out)
+    assert ["done before" in out for out in results] == [False, False, True]

@@ -79,7 +79,7 @@ def test_where_every_unit_sees_an_edge_there_is_no_inside() -> None:
 def test_the_strongest_channels(count: int | None) -> None:
     model, images = seeded(net), pictures(3)
     values = model(images).detach()
-    units = attribkit.Explainer(model, layer="4").explained(images, Strongest("4", count, "max")).units
+    units = attribkit.Explainer(model, layer="4").explained(images, Strongest("4", "max", count)).units
     for image in range(3):
         strengths = values[image].amax((1, 2)).tolist()
         order = sorted(range(9), key=lambda channel: -strengths[channel])[:count]
@@ -94,7 +94,7 @@ def test_the_most_unusual_channel_is_furthest_above_its_mean(given: bool) -> Non
     strengths = model(images).detach().amax((2, 3))
     usual = torch.linspace(0, 60, 9) if given else None
     explainer = attribkit.Explainer(model, layer="4")
-    units = explainer.explained(images, Unusual("4", usual, "max")).units
+    units = explainer.explained(images, Unusual("4", "max", usual)).units
     for image, unit in enumerate(units):
         others = [other for other in range(5) if other != image]
         means = usual if usual is not None else strengths[others].mean(0)
@@ -103,7 +103,7 @@ def test_the_most_unusual_channel_is_furthest_above_its_mean(given: bool) -> Non
     assert {unit.channel for unit in attribkit.explain(model, images, layer="4").units} == {4}
     if not given:
         with pytest.raises(BadValue, match="what is unusual shows beside other images"):
-            explainer.explained(images[:1], Unusual("4", None, "max"))
+            explainer.explained(images[:1], Unusual("4", "max", None))
 
 
 def test_the_command_says_what_it_chose_and_why(run: Command, tmp_path: Path) -> None:

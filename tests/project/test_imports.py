@@ -32,7 +32,7 @@ FOREIGN = ("captum", "timm", "torchvision")
 
 # From the ground up: a package imports those that stand before it, or beside it in the same line.
 STOREYS = (
-    ("attribkit", "attribkit.errors", "attribkit.files", "attribkit.units"),
+    ("attribkit", "attribkit.errors", "attribkit.files", "attribkit.identity", "attribkit.units"),
     ("attribkit.engine",),
     ("attribkit.report",),
     ("attribkit.explaining",),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attribkit.reference_models.provenance import digest_of_code
+from attribkit.identity import digest_of_code
 from attribkit.reference_models.switch_study import parts, validation
 from attribkit.reference_models.switch_study.testset import TestSet
 
