@@ -14,6 +14,7 @@ from attribkit.engine.shadow import shadow, unwrapped
 from attribkit.errors import BadValue
 from attribkit.explaining.failing import NetworkFails, tried
 from attribkit.explaining.probing import all_windows
+from attribkit.explaining.watching import inside, watched
 from attribkit.explaining.windows import Window
 
 STEP = 128
@@ -122,19 +123,13 @@ def _shapes_twice(model: nn.Module, images: Tensor) -> tuple[dict[str, Shape | N
 def _shapes(probe: nn.Module, images: Tensor) -> dict[str, Shape | None]:
     """What each module of a copy gives at its first call."""
     shapes: dict[str, Shape | None] = {}
-    hooks = [module.register_forward_hook(_noting(shapes, name)) for name, module in probe.named_modules() if name]
-    with torch.no_grad():
-        probe(images)
-    for hook in hooks:
-        hook.remove()
-    return shapes
 
-
-def _noting(shapes: dict[str, Shape | None], name: str) -> Callable[[nn.Module, object, object], None]:
-    def note(module: nn.Module, args: object, output: object) -> None:
+    def note(name: str, inputs: object, output: object) -> None:
         shapes.setdefault(name, tuple(output.shape[1:]) if isinstance(output, Tensor) else None)
 
-    return note
+    with watched(inside(probe), note), torch.no_grad():
+        probe(images)
+    return shapes
 
 
 def _enlarged(images: Tensor) -> Tensor:

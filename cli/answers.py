@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -229,22 +229,21 @@ class Respondent:
         import torch
 
         from attribkit.engine.shadow import unwrapped
+        from attribkit.explaining.watching import watched
 
         if not self.loaded.known_labels:
             return {}
         seen: dict[str | None, Any] = {}
         # In another precision a layer's output is another.
         layers = [layer for layer in self.question.layers if layer and not self.question.rewriting["precision"]]
-        hooks = [
-            unwrapped(self.loaded.model).get_submodule(layer).register_forward_hook(_keep(seen, layer))
-            for layer in layers
-        ]
-        try:
-            with torch.no_grad():
-                seen[None] = self.loaded.model(images.clone())
-        finally:
-            for hook in hooks:
-                hook.remove()
+        model = unwrapped(self.loaded.model)
+
+        def keep(layer: str, inputs: Any, output: Any) -> None:
+            if layer not in seen and isinstance(output, torch.Tensor):
+                seen[layer] = output.clone()  # which may be written into further on
+
+        with watched(((layer, model.get_submodule(layer)) for layer in layers), keep), torch.no_grad():
+            seen[None] = self.loaded.model(images.clone())
         return seen
 
     def _likeliest_classes(self, images: int, logits: Any) -> list[str]:
@@ -278,17 +277,6 @@ def column_in_words(name: str, way: str) -> str:
         return f"{method}, own switches"
     none = way in ("uniform", "center", "corner")
     return f"{method}, without switches ({way})" if none else f"{method}, switches of {way}"
-
-
-def _keep(seen: dict[str | None, Any], layer: str) -> Callable[[Any, Any, Any], None]:
-    """A hook that keeps what a layer gives when it is first called."""
-    import torch
-
-    def hook(module: Any, args: Any, output: Any) -> None:
-        if layer not in seen and isinstance(output, torch.Tensor):
-            seen[layer] = output.clone()  # which may be written into further on
-
-    return hook
 
 
 def _in_words(logits: Tensor, labels: tuple[str, ...]) -> str:

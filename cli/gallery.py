@@ -180,7 +180,6 @@ def _listed(numbers: Any) -> str:
 
 def as_data(gallery: Gallery) -> dict[str, Any]:
     """A gallery for a machine."""
-    held = gallery.statistics
     return {
         "layer": gallery.layer,
         "method": gallery.method,
@@ -189,18 +188,17 @@ def as_data(gallery: Gallery) -> dict[str, Any]:
         "dead": gallery.dead,
         "unsure": list(gallery.unsure),
         "unreadable": [{"image": gallery.names[number], "error": why} for number, why in gallery.unreadable],
-        "channels": [
-            {
-                "channel": int(channel),
-                "fires": float(held.fires[row]),
-                "mean": float(held.mean[row]),
-                "quantiles": {"99": q[0], "90": q[1], "50": q[2]},
-                "classes": held.classes[row],
-                "winners": [
-                    {"image": gallery.names[place.image], "value": place.value, "position": place.position}
-                    for place in gallery.places(row)
-                ],
-            }
-            for row, (channel, q) in enumerate(zip(gallery.channels, held.quantiles.tolist(), strict=True))
-        ],
+        "channels": [_channel(gallery, row) for row in range(len(gallery.channels))],
+    }
+
+
+def _channel(gallery: Gallery, row: int) -> dict[str, Any]:
+    held = gallery.statistics
+    return {
+        "channel": int(gallery.channels[row]),
+        "fires": float(held.fires[row]),
+        "mean": float(held.mean[row]),
+        "quantiles": dict(zip(("99", "90", "50"), held.quantiles[row].tolist(), strict=True)),
+        "classes": held.classes[row],
+        "winners": [place.as_data(gallery.names) for place in gallery.places(row)],
     }

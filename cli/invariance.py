@@ -185,24 +185,22 @@ def _files(
     from attribkit.studies.invariance_page import invariance_page
     from attribkit.studies.invariance_picture import picture
 
-    heading = f"{facts['model']}: features of moved pictures"
     files = studying.written(
         out / "invariance",
         wanted,
         {
             "html": lambda path: write_whole(path, invariance_page(found, parts, facts)),
-            "png": lambda path: write_png(path, picture(heading, found, parts), facts),
+            "png": lambda path: write_png(
+                path, picture(f"{facts['model']}: features of moved pictures", found, parts), facts
+            ),
             "npz": found.save,
             "csv": lambda path: write_whole(path, _csv(found)),
         },
     )
     if parts is None:
         return files
-    return files + studying.written(
-        out / "correspondence",
-        wanted,
-        {"npz": parts.save, "csv": lambda path: write_whole(path, _csv_of_parts(parts))},
-    )
+    of_parts = {"npz": parts.save, "csv": lambda path: write_whole(path, _csv_of_parts(parts))}
+    return files + studying.written(out / "correspondence", wanted, of_parts)
 
 
 def _csv(found: Invariance) -> bytes:
@@ -244,13 +242,6 @@ def in_words(found: Invariance, parts: Correspondence | None) -> list[str]:
 
 def as_data(found: Invariance, parts: Correspondence | None) -> dict[str, Any]:
     """The same for a machine; NaN is null."""
-    import numpy as np
-
-    def known(values: Any) -> Any:
-        held = np.array(values, object)
-        held[~np.isfinite(values)] = None
-        return held.tolist()
-
     document: dict[str, Any] = {
         "layers": list(found.layers),
         "kinds": list(found.kinds),
@@ -259,24 +250,34 @@ def as_data(found: Invariance, parts: Correspondence | None) -> dict[str, Any]:
             {
                 "image": name,
                 "target": found.target[i],
-                "distance": known(found.distance[i]),
-                "other": known(found.other[i]),
-                "probability": known(found.probability[i]),
+                "distance": _known(found.distance[i]),
+                "other": _known(found.other[i]),
+                "probability": _known(found.probability[i]),
                 "best": found.best[i].tolist(),
                 "border": found.border[i].tolist(),
             }
             for i, name in enumerate(found.names)
         ],
     }
-    if parts is not None:
-        document["parts"] = [
-            {
-                "part": part,
-                "pairs": int(parts.pairs[i]),
-                "distance": known(parts.distance[i]),
-                "deviation": known(parts.spread[i]),
-                "random": known(parts.control[i]),
-            }
-            for i, part in enumerate(parts.parts)
-        ]
-    return document
+    return document if parts is None else document | {"parts": _parts_as_data(parts)}
+
+
+def _parts_as_data(parts: Correspondence) -> list[dict[str, Any]]:
+    return [
+        {
+            "part": part,
+            "pairs": int(parts.pairs[i]),
+            "distance": _known(parts.distance[i]),
+            "deviation": _known(parts.spread[i]),
+            "random": _known(parts.control[i]),
+        }
+        for i, part in enumerate(parts.parts)
+    ]
+
+
+def _known(values: Any) -> Any:
+    import numpy as np
+
+    held = np.array(values, object)
+    held[~np.isfinite(values)] = None
+    return held.tolist()

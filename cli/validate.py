@@ -150,10 +150,9 @@ def _run(every: list[Part], tests: TestSet, settings: Settings, out: Path, worke
     from attribkit.reference_models.switch_study import parts
 
     todo = [part for part in every if parts.kept(part, out) is None]
-    if workers == 1:
+    if workers == 1 or len(todo) < 2:
         for part in tracked(todo, "parts", quiet):
             parts.run(part, tests, settings, out)
-    if workers == 1 or not todo:
         return
     with ProcessPoolExecutor(min(workers, len(todo)), get_context("spawn"), end_with_parent) as pool:
         done = as_completed([pool.submit(parts.run, part, tests, settings, out) for part in todo])

@@ -261,11 +261,7 @@ class Attribution:
             "sites": [_plain(asdict(site), "site") for site in self.sites],
             "note": self.note,
             "maps": [_plain(_summary(values), "map") for values in _array(self.values)],
-            "versions": {
-                # Asked for by name and late: attribkit/__init__.py may be importing this very module.
-                "attribkit": getattr(importlib.import_module("attribkit"), "__version__", "unknown"),
-                "torch": str(torch.__version__),
-            },
+            "versions": _versions(),
         }
 
     def _png(self, view: str, picture: Any = None) -> bytes:
@@ -334,6 +330,12 @@ def _array(values: Tensor) -> npt.NDArray[Any]:
         return values.numpy()
     except TypeError:
         return values.float().numpy()
+
+
+def _versions() -> dict[str, str]:
+    # Asked for by name and late: attribkit/__init__.py may be importing this very module.
+    ours = getattr(importlib.import_module("attribkit"), "__version__", "unknown")
+    return {"attribkit": ours, "torch": str(torch.__version__)}
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -61,12 +61,9 @@ def calls(net: Rewritten, path: str, images: Tensor) -> int:
         nonlocal found
         found += 1
 
-    handle = net.model.get_submodule(path).register_forward_hook(count)  # type: ignore[union-attr]
+    module: nn.Module = net.model.get_submodule(path)  # type: ignore[union-attr]
     # One image is enough, but for switches, which belong to all of them.
     images = images if isinstance(net.plan.switches, Switches) else images[:1]
-    try:
-        with suppress(NetworkFails, AttribkitError), tried(), torch.no_grad():
-            net.run(Lift(net.plan), (images.clone(),), {})
-    finally:
-        handle.remove()
+    with module.register_forward_hook(count), suppress(NetworkFails, AttribkitError), tried(), torch.no_grad():
+        net.run(Lift(net.plan), (images.clone(),), {})
     return found

@@ -120,19 +120,23 @@ def _check(values: npt.NDArray[Any]) -> None:
             raise BadValue(f"map {index} holds NaN or infinite values and cannot be drawn; save it as .npz")
 
 
+def _pictures(result: Result, given: Any) -> dict[int, Picture] | None:
+    """The picture of each image; None where none is known."""
+    images = sorted({unit.image for unit in result.units})
+    if given is not None:
+        return dict(zip(images, _given(given, len(images)), strict=True))
+    inputs = result.inputs
+    return None if inputs is None else {image: inputs.undo(inputs.images[image]) for image in images}
+
+
 def _shown(result: Result, values: npt.NDArray[Any], given: Any) -> list[Shown] | None:
     """Each unit with its picture; None where no picture is known."""
     from attribkit.report.shown import Shown
 
     inputs = result.inputs
-    if given is None and inputs is None:
+    pictures = _pictures(result, given)
+    if pictures is None:
         return None
-    images = sorted({unit.image for unit in result.units})
-    if given is not None:
-        pictures = dict(zip(images, _given(given, len(images)), strict=True))
-    else:
-        assert inputs is not None
-        pictures = {image: inputs.undo(inputs.images[image]) for image in images}
     return [
         Shown(
             name=_name(result, unit),

@@ -70,16 +70,22 @@ def known_field(model: nn.Module, layer: str | None, images: Tensor, now: list[A
     return kept(model, now, ("field", layer, images.shape[1:], images.dtype, images.device), found_out)
 
 
-def _field(net: Rewritten, at: Address, noise: Tensor) -> ReceptiveField:
-    everything = ReceptiveField.everything(noise.shape[2:])
+def _units(net: Rewritten, at: Address, image: Tensor) -> Tensor | None:
+    """A layer's output, where it has as many dimensions as the image."""
     path, call = at[0], at[1] or 0
-    image = noise.clone().requires_grad_()
     try:
         with tried(), torch.enable_grad():
             units = net.forward_to(path, image.clone(), call=call)  # since a network may write into its input
     except NetworkFails:
-        return everything
-    if not isinstance(units, Tensor) or units.dim() != noise.dim() or len(units) != 1:
+        return None
+    return units if isinstance(units, Tensor) and units.dim() == image.dim() and len(units) == 1 else None
+
+
+def _field(net: Rewritten, at: Address, noise: Tensor) -> ReceptiveField:
+    everything = ReceptiveField.everything(noise.shape[2:])
+    image = noise.clone().requires_grad_()
+    units = _units(net, at, image)
+    if units is None:
         return everything
     everything = replace(everything, shape=tuple(units.shape[1:]))
     if min(units.shape[2:]) < 2 or not units.requires_grad:

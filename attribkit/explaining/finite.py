@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attribkit.errors import BadValue
 from attribkit.explaining.task import Explained, Task
+from attribkit.explaining.watching import inside, watched
 
 
 class NotFinite(BadValue):
@@ -44,17 +45,10 @@ def _first_module(task: Task, model: nn.Module, images: Tensor) -> str:
     """The first module, as they end, whose output holds one."""
     found: list[str] = []
 
-    def look(name: str) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not output.isfinite().all():
-                found.append(name)
+    def look(name: str, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and not output.isfinite().all():
+            found.append(name)
 
-        return hook
-
-    handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules() if name]
-    try:
+    with watched(inside(model), look):
         task.looked_at(images)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found[0] if found else ""

@@ -96,15 +96,8 @@ class Writer:
         self._columns.update(dict.fromkeys(shown.maps))
         self._ways = max(self._ways, len(shown.maps) // len(set(map(rule_of, shown.maps))))
         picture, uri = self._picture(shown)
-        html = self._environment.get_template("unit.html").render(
-            shown=shown,
-            stored=stored,
-            number=self.units,
-            id=self._id(shown),
-            picture=picture,
-            uri=uri,
-            many=self._many,
-        )
+        facts = {"number": self.units, "id": self._id(shown), "picture": picture, "uri": uri, "many": self._many}
+        html = self._environment.get_template("unit.html").render(shown=shown, stored=stored, **facts)
         self._body.append(_encoded(html))
 
     def page(self, facts: Mapping[str, str]) -> bytes:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attribkit.engine.shadow import shadow
 from attribkit.errors import NotSupported
 from attribkit.explaining.calls import check_layer
+from attribkit.explaining.watching import inside, watched
 
 
 class CannotAlter(NotSupported):
@@ -73,20 +74,12 @@ def _check_shapes(net: nn.Module, x: Tensor, layers: Sequence[str]) -> None:
     """Raise where a layer gives another shape than it gets, at any of its calls."""
     seen: dict[str, list[tuple[Any, Any]]] = {}
 
-    def note(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            shapes = tuple(tuple(t.shape) if isinstance(t, Tensor) else None for t in (inputs[0], output))
-            seen.setdefault(name, []).append((shapes[0], shapes[1]))
+    def note(name: str, inputs: Any, output: Any) -> None:
+        shapes = tuple(tuple(t.shape) if isinstance(t, Tensor) else None for t in (inputs[0], output))
+        seen.setdefault(name, []).append((shapes[0], shapes[1]))
 
-        return hook
-
-    handles = [module.register_forward_hook(note(name)) for name, module in net.named_modules() if name]
-    try:
-        with torch.inference_mode():
-            net(x.clone())
-    finally:
-        for handle in handles:
-            handle.remove()
+    with watched(inside(net), note), torch.inference_mode():
+        net(x.clone())
     fit = [name for name, calls in seen.items() if all(a == b and a is not None for a, b in calls)]
     for layer in layers:
         if layer not in seen:

@@ -70,16 +70,7 @@ def _of_layer(evolution: Evolution, film: Film) -> dict[str, Any]:
         "channels": [
             {
                 "channel": int(channel),
-                "winners": [
-                    None
-                    if tile is None
-                    else {
-                        "image": evolution.names[tile.place.image],
-                        "value": tile.place.value,
-                        "position": tile.place.position,
-                    }
-                    for tile in tiles
-                ],
+                "winners": [None if tile is None else tile.place.as_data(evolution.names) for tile in tiles],
                 "changed": changed.tolist(),
             }
             for channel, tiles, changed in zip(film.channels, film.tiles, film.changed, strict=True)

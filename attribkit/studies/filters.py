@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from attribkit.engine.shadow import shadow
 from attribkit.errors import BadValue
 from attribkit.explaining.given import Model
+from attribkit.explaining.watching import watched
 from attribkit.studies.stored import Stored
 
 Array = npt.NDArray[Any]
@@ -29,6 +30,8 @@ BANDS = (1 / 6, 1 / 3)
 """Where low, middle and high frequencies part, in cycles per pixel along the diagonal of the plane of frequencies."""
 DIRECTIONS, PHASES = 8, 4
 _SIDE = 64
+# Of the finest grating that a stride leaves apart. Those above 1 are folded onto coarse ones.
+_SHARES = (0.4, 0.6, 0.8, 1.2, 1.4, 1.6)
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,24 +160,16 @@ def _aliasing(net: nn.Module, first: nn.Conv2d, later: dict[str, nn.Conv2d]) -> 
     called: list[str] = []
     answers: list[float] = []
 
-    def hook(name: str) -> Any:
-        def keep(module: nn.Module, args: Any, output: Tensor) -> None:
-            called[:] = called or [name]
-            answers.append(float(output.double().std((2, 3)).mean()))
-            raise _Answered
+    def keep(name: str, inputs: Any, output: Tensor) -> None:
+        called[:] = called or [name]
+        answers.append(float(output.double().std((2, 3)).mean()))
+        raise _Answered
 
-        return keep
-
-    handles = [layer.register_forward_hook(hook(name)) for name, layer in later.items()]
-    try:
-        # Fine ones lie between the limit and its double, where the stride folds them onto coarse ones.
-        for share in (0.4, 0.6, 0.8, 1.2, 1.4, 1.6):
-            with torch.no_grad(), suppress(_Answered):
+    with watched(later.items(), keep), torch.no_grad():
+        for share in _SHARES:
+            with suppress(_Answered):
                 net(gratings(first, share * limit, max(_SIDE, 16 * stride)))
-    finally:
-        for handle in handles:
-            handle.remove()
-    if len(answers) != 6:  # nothing comes after, or a network catches what is raised in it
+    if len(answers) != len(_SHARES):  # nothing comes after, or a network catches what is raised in it
         return float("nan"), None
     coarse, fine = sum(answers[:3]), sum(answers[3:])
     return (fine / coarse if coarse else float("nan")), called[0]

@@ -13,7 +13,7 @@ import fcntl
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from attribkit.errors import BadValue, FileError
 from attribkit.files import write_whole
@@ -41,16 +41,7 @@ class RunFolder:
         Raises:
             BadValue: It holds something else, or somebody works in it.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise BadValue(f"{self.path} is a file: a {self.what} is a folder")
-        if self.path.is_dir() and any(self.path.iterdir()) and not any((self.path / name).exists() for name in _OURS):
-            raise BadValue(f"{self.path} holds something else than a {self.what}: give another folder")
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / "lock", "w")  # noqa: SIM115
-        except OSError as error:
-            raise FileError(f"{self.path} cannot be written: {error.strerror or error}") from error
-        with lock:
+        with self._lock() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -61,6 +52,17 @@ class RunFolder:
                 part.unlink()
             self._check(facts)
             yield
+
+    def _lock(self) -> TextIO:
+        if self.path.exists() and not self.path.is_dir():
+            raise BadValue(f"{self.path} is a file: a {self.what} is a folder")
+        if self.path.is_dir() and any(self.path.iterdir()) and not any((self.path / name).exists() for name in _OURS):
+            raise BadValue(f"{self.path} holds something else than a {self.what}: give another folder")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            return open(self.path / "lock", "w")
+        except OSError as error:
+            raise FileError(f"{self.path} cannot be written: {error.strerror or error}") from error
 
     def file(self, kind: str, number: int) -> Path:
         return self.path / kind / f"{number:05d}.npz"

@@ -227,15 +227,20 @@ def survey_of(
     if top < 1 or not layers:
         raise BadValue("a gallery has at least one layer, and at least one image for each channel")
     function_of(score)
-    model = loaded if isinstance(loaded, nn.Module) else getattr(loaded, "model", None)
-    if not isinstance(model, nn.Module):
-        raise BadType(f"a gallery is of an nn.Module or of what attribkit.load gives, not of a {type(loaded)}")
+    model = _model_of(loaded)
     for path in layers:
         check_layer(unwrapped(model), path)
     preprocess = _preprocess_of(loaded)
     pictures = opened(data, partial(preprocess, size=size) if preprocess else None)
     before = None if out is None else RunFolder(Path(out)).facts().get(KEPT)
     return Survey(model, pictures, layers, score, _kept(top, precision, before), precision)
+
+
+def _model_of(loaded: object) -> nn.Module:
+    model = loaded if isinstance(loaded, nn.Module) else getattr(loaded, "model", None)
+    if not isinstance(model, nn.Module):
+        raise BadType(f"a gallery is of an nn.Module or of what attribkit.load gives, not of a {type(loaded)}")
+    return model
 
 
 def surveyed(survey: Survey, folder: RunFolder, engine: Engine, watch: Watch) -> Shard:

@@ -7,7 +7,6 @@ cannot be followed, or gives something else than whole images do, whole images a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +17,7 @@ from attribkit.engine.plan import CannotRewrite
 from attribkit.engine.shadow import shadow
 from attribkit.errors import BadType
 from attribkit.explaining.failing import NetworkFails, tried
+from attribkit.explaining.watching import watched
 from attribkit.studies.incremental_functions import dispatched
 from attribkit.studies.incremental_tensor import CannotFollow, Shared, Windowed
 from attribkit.studies.incremental_windows import Place, Spans, blocks
@@ -115,7 +115,12 @@ class Runner:
     def run(self, net: Any, images: Tensor, look: Look | None) -> tuple[Tensor, Tensor]:
         """The outputs for a batch, and what `look` sees of the layer."""
         seen: list[Tensor] = []
-        with torch.no_grad(), self._watched(net, look, seen):
+
+        def keep(name: str, inputs: Any, output: Any) -> None:
+            if look and not seen:  # a layer that is called again is looked at the first time
+                seen.append(look(output))
+
+        with torch.no_grad(), watched(self._layer_of(net) if look else (), keep):
             outputs = net(images)
         outputs = outputs if self.pick is None else self.pick(outputs)
         if not isinstance(outputs, Tensor) or outputs.dim() != 2 or len(outputs) != len(images):
@@ -124,21 +129,8 @@ class Runner:
         outputs = outputs.whole() if isinstance(outputs, Windowed) else outputs
         return outputs, seen[0] if seen else outputs.new_full((len(images),), torch.nan, dtype=torch.float64)
 
-    @contextmanager
-    def _watched(self, net: Any, look: Look | None, seen: list[Tensor]) -> Iterator[None]:
-        if look is None or self.layer is None:
-            yield
-            return
-
-        def hook(module: Any, args: Any, output: Any) -> None:
-            if not seen:  # a layer that is called again is looked at the first time
-                seen.append(look(output))
-
-        handle = net.get_submodule(self.layer).register_forward_hook(hook)
-        try:
-            yield
-        finally:
-            handle.remove()
+    def _layer_of(self, net: Any) -> list[tuple[str, nn.Module]]:
+        return [] if self.layer is None else [(self.layer, net.get_submodule(self.layer))]
 
     def answers(self, patches: Patches, look: Look | None) -> tuple[Tensor, Tensor]:
         """Outputs (windows x classes) and what is seen of the layer, in the order of `patches.corners()`."""

@@ -21,6 +21,7 @@ RISEN = 1.05
 """Smaller penalties are not tried once the loss has risen to so many times the smallest: they take longest."""
 STEPS = 300
 """Of L-BFGS for one fit, at the most."""
+_ENDS: dict[str, Any] = {"tolerance_grad": 1e-5, "tolerance_change": 1e-8, "line_search_fn": "strong_wolfe"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,14 +102,7 @@ def regression(
     if start is None:
         start = features.new_zeros(features.shape[1] + 1, classes)
     weights = start.detach().clone().requires_grad_()
-    search = torch.optim.LBFGS(
-        [weights],
-        max_iter=STEPS,
-        history_size=10,
-        tolerance_grad=1e-5,
-        tolerance_change=1e-8,
-        line_search_fn="strong_wolfe",
-    )
+    search = torch.optim.LBFGS([weights], max_iter=STEPS, history_size=10, **_ENDS)
 
     def loss() -> Tensor:
         search.zero_grad()

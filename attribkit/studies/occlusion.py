@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from attribkit.errors import BadType, BadValue
 from attribkit.explaining.calls import check_layer
 from attribkit.explaining.given import Model
 from attribkit.explaining.targets import as_channels
+from attribkit.explaining.watching import inside, watched
 from attribkit.studies.incremental import Patches, Runner, summed
 from attribkit.studies.occlusion_fills import Fill, filling
 from attribkit.studies.stored import Stored
@@ -177,7 +179,21 @@ class _Study:
         self.best: list[Array] = []
 
     def add(self, number: int, patches: Patches) -> None:
-        image = patches.image[None]
+        logits, activity, channel = self._uncovered(patches.image[None])
+        best = int(logits[0].argmax())
+        target = self._target(number, best, logits.shape[1])
+        look = None if channel < 0 else partial(summed, channel=channel)
+        outputs, activities = self.runner.answers(patches, look)
+        chances = outputs.double().softmax(1)[:, target]
+        self.target.append(target)
+        self.channel.append(channel)
+        self.clean.append((float(logits.double().softmax(1)[0, target]), float(activity[0]), best))
+        self.probability.append(chances.cpu().numpy())
+        self.activity.append(activities.cpu().numpy())
+        self.best.append(outputs.argmax(1).cpu().numpy())
+
+    def _uncovered(self, image: Tensor) -> tuple[Tensor, Tensor, int]:
+        """What is said of the whole picture, and the sum and number of the strongest channel; -1 without a layer."""
         if self.runner.layer is None and isinstance(self.runner.net, nn.Module):
             self.runner.layer = last_map(self.runner, image)
         kept: list[int] = []
@@ -190,17 +206,7 @@ class _Study:
         logits, activity = self.runner.run(self.runner.net, image, strongest)
         if self.runner.layer is not None and not kept:
             raise BadValue(f"the layer {self.runner.layer!r} is not called for this image: name another")
-        best = int(logits[0].argmax())
-        target = self._target(number, best, logits.shape[1])
-        channel = kept[0] if kept else -1
-        outputs, activities = self.runner.answers(patches, (lambda output: summed(output, channel)) if kept else None)
-        chances = outputs.double().softmax(1)[:, target]
-        self.target.append(target)
-        self.channel.append(channel)
-        self.clean.append((float(logits.double().softmax(1)[0, target]), float(activity[0]), best))
-        self.probability.append(chances.cpu().numpy())
-        self.activity.append(activities.cpu().numpy())
-        self.best.append(outputs.argmax(1).cpu().numpy())
+        return logits, activity, kept[0] if kept else -1
 
     def _target(self, number: int, best: int, classes: int) -> int:
         if classes == 1:
@@ -226,19 +232,12 @@ def last_map(runner: Runner, image: Tensor) -> str | None:
     """The last layer whose output is a map of more than one place."""
     found: list[str] = []
 
-    def hook(name: str) -> Callable[[Any, Any, Any], None]:
-        def keep(module: Any, args: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
-                found.append(name)
+    def keep(name: str, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
+            found.append(name)
 
-        return keep
-
-    handles = [module.register_forward_hook(hook(name)) for name, module in runner.net.named_modules() if name]
-    try:
+    with watched(inside(runner.net), keep):
         runner.run(runner.net, image, None)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found[-1] if found else None
 
 

@@ -37,6 +37,10 @@ class Place:
     value: float
     position: tuple[int, int] | None
 
+    def as_data(self, names: Sequence[str]) -> dict[str, Any]:
+        """For a document, with its image's name."""
+        return {"image": names[self.image], "value": self.value, "position": self.position}
+
 
 @dataclass(frozen=True, eq=False)
 class Projection:

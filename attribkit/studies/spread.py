@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from attribkit.engine.shadow import shadow, unwrapped
 from attribkit.errors import BadType, BadValue
 from attribkit.explaining.calls import check_layer
 from attribkit.explaining.given import unloaded
+from attribkit.explaining.watching import inside, watched
 
 
 def network_of(loaded: Any) -> nn.Module:
@@ -52,17 +53,16 @@ def with_weights(model: nn.Module, x: Tensor) -> list[str]:
     net = shadow(model)
     called: dict[str, None] = {}
 
-    def hook(name: str) -> Callable[[Any, Any, Any], None]:
-        def keep(module: nn.Module, args: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and output.dim() in (2, 4) and len(output) == len(x):
-                called.setdefault(name)
+    def keep(name: str, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor) and output.dim() in (2, 4) and len(output) == len(x):
+            called.setdefault(name)
 
-        return keep
-
-    for name, module in net.named_modules():
-        weight = getattr(module, "weight", None)
-        if name and isinstance(weight, Tensor) and weight.dim() > 1:
-            module.register_forward_hook(hook(name))
-    with torch.inference_mode():
+    weighted = [(name, module) for name, module in inside(net) if _has_weights(module)]
+    with watched(weighted, keep), torch.inference_mode():
         net(x.clone())
     return list(called)
+
+
+def _has_weights(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.dim() > 1

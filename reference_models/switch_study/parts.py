@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -165,18 +166,21 @@ def run(part: Part, tests: TestSet, settings: Settings, out: Path) -> None:
         document = _failures(subject.first(settings.compared), settings)
     elif part.task == "figures":
         document = {"pictures": _pictures(subject, out)}
-    elif part.task == "strides":
-        candidates = subjects.candidates(loaded, tests, subject)
-        document = {"steps": beside.one_after_another(subject, candidates, settings.compared)}
-    elif part.task == "beside":
-        candidates = subjects.candidates(loaded, tests, subject)
-        document = beside.beside(subject, candidates, None if labels is None else out, labels)
     else:
-        candidates = subjects.candidates(loaded, tests, subject) if part.task == "sources" else subject.pictures
-        document = _scores(part, subject, settings, candidates)
+        document = _measured(part, subject, partial(subjects.candidates, loaded, tests, subject), settings, out, labels)
     folder = out / "parts"
     folder.mkdir(parents=True, exist_ok=True)
     write_whole(folder / part.file, json.dumps({"key": part.key} | _rounded(document)).encode())
+
+
+def _measured(
+    part: Part, subject: Subject, candidates: Callable[[], Tensor], settings: Settings, out: Path, labels: Tensor | None
+) -> dict[str, Any]:
+    if part.task == "strides":
+        return {"steps": beside.one_after_another(subject, candidates(), settings.compared)}
+    if part.task == "beside":
+        return beside.beside(subject, candidates(), None if labels is None else out, labels)
+    return _scores(part, subject, settings, candidates() if part.task == "sources" else subject.pictures)
 
 
 def _scores(part: Part, subject: Subject, settings: Settings, candidates: Tensor) -> dict[str, Any]:
@@ -203,12 +207,7 @@ def _pictures(subject: Subject, out: Path) -> list[dict[str, str]]:
     return written
 
 
-def _facts(subject: Subject, labels: Tensor | None) -> dict[str, Any]:
-    """Which condition is without switches, the layers that are asked, and what each network gets wrong.
-
-    Percent of the images: those named wrongly, where it is known what is on them, and those named differently than by
-    the net as it is.
-    """
+def _errors(subject: Subject, labels: Tensor | None) -> dict[str, dict[str, float | None]]:
     own = Cases(subject.net, subject.images).classes.cpu()
     named = {"as it is": own}
     if subject.pooled is not None:
@@ -217,10 +216,19 @@ def _facts(subject: Subject, labels: Tensor | None) -> dict[str, Any]:
     def percent(wrong: Tensor) -> float:
         return 100 * float(wrong.double().mean())
 
-    errors = {
+    return {
         network: {"error": None if labels is None else percent(classes != labels), "changed": percent(classes != own)}
         for network, classes in named.items()
     }
+
+
+def _facts(subject: Subject, labels: Tensor | None) -> dict[str, Any]:
+    """Which condition is without switches, the layers that are asked, and what each network gets wrong.
+
+    Percent of the images: those named wrongly, where it is known what is on them, and those named differently than by
+    the net as it is.
+    """
+    errors = _errors(subject, labels)
     renamed = max(each["changed"] or 0.0 for each in errors.values())
     return {
         "compared": subject.compared,

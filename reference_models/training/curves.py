@@ -10,6 +10,11 @@ from attribkit.files import write_whole
 from attribkit.reference_models.training import run
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM = 640, 220, 48, 24
+_CURVES = (
+    ("loss", "training loss", "{:.3f}"),
+    ("test_error", "test error, %", "{:.2f}"),
+    ("rate", "images per second", "{:,.0f}"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,11 +38,7 @@ def write_page(folder: Path) -> Path:
     environment = Environment(loader=PackageLoader("attribkit.reference_models.training", "."), autoescape=True)
     page = environment.get_template("curves.html").render(
         run=described,
-        curves=[
-            curve("training loss", [line["loss"] for line in last], "{:.3f}"),
-            curve("test error, %", [line["test_error"] for line in last], "{:.2f}"),
-            curve("images per second", [line["rate"] for line in last], "{:,.0f}"),
-        ],
+        curves=[curve(title, [line[key] for line in last], form) for key, title, form in _CURVES],
         epochs=last,
         abandoned=len(abandoned),
         box=(_WIDTH, _HEIGHT),

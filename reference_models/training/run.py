@@ -41,11 +41,7 @@ def opened(folder: Path, description: Mapping[str, Any], owner: bool = True) -> 
     if not owner:
         yield folder
         return
-    if folder.exists() and not folder.is_dir():
-        raise RunError(f"{folder} is a file: --out takes a folder")
-    strange = folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").is_file()
-    if strange and {entry.name for entry in folder.iterdir()} != {"lock"}:
-        raise RunError(f"{folder} holds something other than a run: give --out another folder")
+    _check_ours(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         try:
@@ -56,6 +52,14 @@ def opened(folder: Path, description: Mapping[str, Any], owner: bool = True) -> 
         for part in folder.glob(".*.part"):  # what a killed process was writing
             part.unlink()
         yield folder
+
+
+def _check_ours(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{folder} is a file: --out takes a folder")
+    strange = folder.is_dir() and any(folder.iterdir()) and not (folder / "run.json").is_file()
+    if strange and {entry.name for entry in folder.iterdir()} != {"lock"}:
+        raise RunError(f"{folder} holds something other than a run: give --out another folder")
 
 
 def _check_same(folder: Path, description: Mapping[str, Any]) -> None:
