@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import json
-import math
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -17,8 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from attribkit.errors import BadType, BadValue, FileError
-from attribkit.explaining.drawing import Inputs, drawn, plain
+from attribkit.errors import BadValue
+from attribkit.explaining.drawing import Inputs, drawn, grid, paged
+from attribkit.explaining.manifest import FORMAT, array, as_json, as_safetensors, plain, read, summary, tupled, versions
 from attribkit.files import compressed_npz, write_whole
 
 if TYPE_CHECKING:
@@ -29,8 +27,7 @@ if TYPE_CHECKING:
 
 Box = tuple[int, int, int, int]
 
-_FORMAT = "attribkit.attribution/1"
-_WRITTEN = ".png, .npz, .safetensors or .json"
+_WRITTEN = ".png, .html, .npz, .safetensors or .json"
 _UNITS_SHOWN = 3
 
 
@@ -41,7 +38,7 @@ class Attribution:
         a = attribkit.explain(model, images, method="guided")
         a.values[0]         # the first map, C x H x W
         a.units[0]          # what it explains
-        a.save("cat.png")   # or .npz, .safetensors, .json
+        a.save("cat.png")   # or .html, .npz, .safetensors, .json
 
     Printing it says which method, which units, and at how many of the model's sites the rule acts: a site
     that was left alone is always named. In a notebook it shows its maps.
@@ -87,7 +84,7 @@ class Attribution:
 
     def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
         """The values, for numpy and what is built on it."""
-        return np.asarray(_array(self.values), dtype=dtype)
+        return np.asarray(array(self.values), dtype=dtype)
 
     def __repr__(self) -> str:
         maps = f"{len(self.values)} map{'s' * (len(self.values) != 1)} of "
@@ -147,6 +144,7 @@ class Attribution:
 
         - `.png`: a panel with the picture and words, where the picture is known; otherwise the map, or all of them.
           More than a few have a tile each.
+        - `.html`: a page with all of them over their pictures, to explore in a browser.
         - `.npz`, `.safetensors`: the values with the manifest, to be loaded again.
         - `.json`: the manifest (method, model, units, sites, note, settings, versions) and the smallest, largest
           and mean value of each map.
@@ -158,8 +156,8 @@ class Attribution:
             view: How a `.png` shows maps: "signed", "absolute", "positive" or "classic" (see
                 `attribkit.report.pictures.picture`). The other formats ignore it.
             crop: Leave out of `.npz` and `.safetensors` what no unit sees. It is zero, and `load` puts it back.
-            picture: For a `.png`, what the network saw: H x W x 3 bytes, or a list of one per image. Of what
-                `attribkit.load` gave, it is known.
+            picture: For a `.png` or a page, what the network saw: H x W x 3 bytes, or a list of one per image. Of
+                what `attribkit.load` gave, it is known.
 
         Raises:
             BadValue: The ending is none of these, or a map cannot be drawn.
@@ -185,23 +183,20 @@ class Attribution:
             BadValue: The ending is none of those that `save` takes, or a map cannot be drawn.
         """
         ending = Path(path).suffix.lower()
-        if ending == ".html":
-            raise BadValue(
-                f"{path}: pages are made by the command line (attribkit explain --format html); "
-                f"a result alone is saved as {_WRITTEN}"
-            )
-        if ending not in (".png", ".npz", ".safetensors", ".json"):
+        if ending not in (".png", ".html", ".npz", ".safetensors", ".json"):
             raise BadValue(f"{path}: a result is saved as {_WRITTEN}: give the file one of these endings")
         if ending == ".png":
             return self._png(view, picture)
+        if ending == ".html":
+            return self.page(picture=picture).encode()
         if ending == ".json":
-            return f"{_json(self.manifest(), indent=2)}\n".encode()
+            return f"{as_json(self.manifest(), indent=2)}\n".encode()
         seen = self._seen() if crop else None
         values = self.values if seen is None else self.values[..., seen[0] : seen[2], seen[1] : seen[3]]
-        manifest = _json(self.manifest() | ({} if seen is None else {"crop": seen}))
+        manifest = as_json(self.manifest() | ({} if seen is None else {"crop": seen}))
         if ending == ".npz":
-            return compressed_npz(values=_array(values), manifest=np.array(manifest))
-        return _safetensors(values, manifest)
+            return compressed_npz(values=array(values), manifest=np.array(manifest))
+        return as_safetensors(values, manifest)
 
     def _seen(self) -> Box | None:
         """The smallest box that holds all that any unit sees; None where a unit sees the whole image."""
@@ -234,7 +229,38 @@ class Attribution:
         """
         from PIL import Image
 
-        return Image.fromarray(plain(_array(self.values), view))
+        return Image.fromarray(grid(array(self.values), view))
+
+    def panel(self, *, view: str = "classic", picture: Any = None) -> Image:
+        """What a `.png` shows: each map beside the picture, with words, where the picture is known.
+
+        Args:
+            view: How maps are shown (see `save`).
+            picture: What the network saw (see `save`).
+
+        Returns:
+            A PIL image.
+
+        Raises:
+            BadValue: A map cannot be drawn, or the picture does not fit it.
+        """
+        from PIL import Image
+
+        return Image.fromarray(drawn(self, array(self.values), view, picture))
+
+    def page(self, *, picture: Any = None) -> str:
+        """A page on which the maps are explored, in one HTML document that needs no network.
+
+        Args:
+            picture: What the network saw (see `save`).
+
+        Returns:
+            What a `.html` file holds.
+
+        Raises:
+            BadValue: No picture is known, or a map cannot be drawn.
+        """
+        return paged(self, array(self.values), picture)
 
     def _repr_png_(self) -> bytes | None:
         """What a notebook shows beside the words; nothing where the maps are none of pictures."""
@@ -250,24 +276,24 @@ class Attribution:
             What `.json` holds and the other formats carry along.
         """
         return {
-            "format": _FORMAT,
+            "format": FORMAT,
             "method": self.method,
             "model": self.model,
-            "settings": _plain(self.settings, "settings"),
+            "settings": plain(self.settings, "settings"),
             "about": dict(self.about),
             "shape": list(self.values.shape),
             "dtype": str(self.values.dtype).removeprefix("torch."),
-            "units": [_plain(asdict(unit), "unit") for unit in self.units],
-            "sites": [_plain(asdict(site), "site") for site in self.sites],
+            "units": [plain(asdict(unit), "unit") for unit in self.units],
+            "sites": [plain(asdict(site), "site") for site in self.sites],
             "note": self.note,
-            "maps": [_plain(_summary(values), "map") for values in _array(self.values)],
-            "versions": _versions(),
+            "maps": [plain(summary(values), "map") for values in array(self.values)],
+            "versions": versions(),
         }
 
     def _png(self, view: str, picture: Any = None) -> bytes:
         from attribkit.report import pictures
 
-        return pictures.encode_png(drawn(self, _array(self.values), view, picture))
+        return pictures.encode_png(drawn(self, array(self.values), view, picture))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Attribution:
@@ -286,111 +312,19 @@ class Attribution:
         from attribkit.engine.plan import Site
         from attribkit.units import Unit
 
-        values, manifest = _read(Path(path))
+        values, manifest = read(Path(path))
         return cls(
             values=values.to(getattr(torch, manifest["dtype"])),
-            units=tuple(
-                Unit(**_tupled(unit) | {"activation": float(unit["activation"])}) for unit in manifest["units"]
-            ),
+            units=tuple(Unit(**tupled(unit) | {"activation": float(unit["activation"])}) for unit in manifest["units"]),
             method=manifest["method"],
             model=manifest["model"],
-            sites=tuple(Site(**_tupled(site)) for site in manifest["sites"]),
+            sites=tuple(Site(**tupled(site)) for site in manifest["sites"]),
             settings=manifest["settings"],
             about=manifest.get("about", {}),
         )
-
-
-def _safetensors(values: Tensor, manifest: str) -> bytes:
-    import safetensors.torch
-
-    # One key only: the format keeps no order among several, and the bytes would vary.
-    return safetensors.torch.save({"values": values.detach().cpu().contiguous()}, {"manifest": manifest})
 
 
 def _unit_in_words(unit: Unit, several_images: bool) -> str:
     position = "@" + ",".join(map(str, unit.position)) if unit.position is not None else ""
     image = f"image {unit.image}: " if several_images else ""
     return f"{image}{unit.layer or 'output'}[{unit.channel}]{position}={unit.activation:.3g}"
-
-
-def _summary(values: npt.NDArray[Any]) -> dict[str, float]:
-    if not values.size:
-        return {}
-    return {
-        "min": float(values.min()),
-        "max": float(values.max()),
-        "mean": float(values.mean(dtype=np.float64)),
-    }
-
-
-def _array(values: Tensor) -> npt.NDArray[Any]:
-    """As numpy knows it: a type that numpy lacks (bfloat16) becomes float32, which holds all its values."""
-    values = values.detach().cpu()
-    try:
-        return values.numpy()
-    except TypeError:
-        return values.float().numpy()
-
-
-def _versions() -> dict[str, str]:
-    # Asked for by name and late: attribkit/__init__.py may be importing this very module.
-    ours = getattr(importlib.import_module("attribkit"), "__version__", "unknown")
-    return {"attribkit": ours, "torch": str(torch.__version__)}
-
-
-def _plain(value: Any, where: str) -> Any:
-    """`value` of JSON's types alone. JSON has no NaN and no infinity: they become their names."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(float(value))
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    raise BadType(f"{where} is a {type(value).__name__}, which cannot be written as JSON")
-
-
-def _json(manifest: dict[str, Any], indent: int | None = None) -> str:
-    text = json.dumps(manifest, ensure_ascii=False, indent=indent)
-    # Letters of every script stay readable. Half a surrogate pair, as Python makes of a file name that is not
-    # UTF-8, has no bytes of its own; its escape is the very one that JSON uses.
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _read(path: Path) -> tuple[Tensor, dict[str, Any]]:
-    if path.suffix.lower() not in (".npz", ".safetensors"):
-        raise BadValue(f"{path}: a result is loaded from .npz or .safetensors")
-    if not path.is_file():
-        raise FileError(f"there is no file {path}; a result is written by its save()")
-    if path.suffix.lower() == ".npz":
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = dict(archive)
-        values, text = arrays.get("values"), str(arrays.get("manifest", "{}"))
-    else:
-        from safetensors import safe_open
-
-        with safe_open(path, framework="pt") as file:
-            values = file.get_tensor("values") if "values" in set(file.keys()) else None
-            text = (file.metadata() or {}).get("manifest", "{}")
-    manifest = json.loads(text)
-    if values is None or manifest.get("format") != _FORMAT:
-        raise BadValue(f"{path} was not written by Attribution.save")
-    return _whole(torch.as_tensor(values), manifest), manifest
-
-
-def _whole(values: Tensor, manifest: dict[str, Any]) -> Tensor:
-    """The values with what was left out of them, which is zero."""
-    if "crop" not in manifest:
-        return values
-    top, left, bottom, right = manifest["crop"]
-    whole = values.new_zeros(manifest["shape"])
-    whole[..., top:bottom, left:right] = values
-    return whole
-
-
-def _tupled(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON's lists as the tuples that they were."""
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}

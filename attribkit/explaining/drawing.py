@@ -88,7 +88,7 @@ def drawn(result: Result, values: npt.NDArray[Any], view: str, given: Any = None
     _check(values)
     shown = _shown(result, values, given)
     if shown is None and len(values) <= FEW:
-        return plain(values, view)
+        return grid(values, view)
     foot = _foot(result)
     if shown is not None and len(shown) <= FEW:
         return layout.drawn(layout.below([panel.layout(each, view, foot=foot) for each in shown]))
@@ -97,7 +97,31 @@ def drawn(result: Result, values: npt.NDArray[Any], view: str, given: Any = None
     return layout.drawn(many.tiles(maps, captions, [panel.COLOURS[view], *foot]))
 
 
-def plain(values: npt.NDArray[Any], view: str) -> Picture:
+def paged(result: Result, values: npt.NDArray[Any], given: Any = None) -> str:
+    """A result as a page.
+
+    Args:
+        result: What is shown.
+        values: Its maps, units x C x H x W.
+        given: The picture that the network saw, or one for each image; without it, that of a loaded model.
+
+    Returns:
+        The HTML document.
+
+    Raises:
+        BadValue: No picture is known, a map cannot be drawn, or a picture does not fit it.
+    """
+    from attribkit.explaining.manifest import versions
+    from attribkit.report.page import page
+
+    _check(values)
+    shown = _shown(result, values, given)
+    if shown is None:
+        raise BadValue("a page shows maps over their picture: give picture=, or explain what attribkit.load gives")
+    return page(shown, {"model": result.model, **result.about, **versions()}).decode()
+
+
+def grid(values: npt.NDArray[Any], view: str) -> Picture:
     """The map, or a grid of all of them."""
     from attribkit.report import pictures
 

@@ -1,6 +1,7 @@
 """A result as a picture: with the picture that the network saw where it is known, and the maps alone where not."""
 
 import pickle
+import re
 from dataclasses import replace
 
 import cv2
@@ -12,6 +13,7 @@ import attribkit
 from attribkit.adapters.preprocessing import Preprocess
 from attribkit.adapters.source import LoadedModel
 from attribkit.report import pictures
+from attribkit.report.page import page
 from attribkit.report.panel import panel
 from attribkit.report.shown import Shown
 
@@ -82,6 +84,34 @@ def test_a_part_of_a_result_has_its_own_picture(loaded, images, tmp_path):
     for one in (both[1], both.of_image(1)):
         label = loaded.labels[one.units[0].channel]
         assert (saved(one, tmp_path) == expected(one, 0, loaded.unpreprocess(images[1]), label)).all()
+
+
+def test_a_panel_is_the_picture_that_is_saved(loaded, images, tmp_path):
+    result = attribkit.explain(loaded, images)
+    assert (np.asarray(result.panel(view="signed")) == saved(result, tmp_path, view="signed")).all()
+
+
+def test_a_page_shows_each_map_over_its_picture(loaded, images, tmp_path):
+    result = attribkit.explain(loaded, images, layer="1", channels=[0, 3])
+    result.save(tmp_path / "a.html")
+    seen = [loaded.unpreprocess(image) for image in images]
+    units = [
+        Shown(f"image {unit.image}", seen[unit.image], {"guided": values.numpy()}, unit, "", {"guided": "2 of 2"})
+        for unit, values in zip(result.units, result.values, strict=True)
+    ]
+    shown, expected = (tmp_path / "a.html").read_text(), page(units, {}).decode()
+    assert (tmp_path / "a.html").read_text() == result.page()
+    pixels = re.compile(r'"data:image/[^"]+"')
+    assert len(pixels.findall(shown)) >= 2 and pixels.findall(shown) == pixels.findall(expected)
+    assert loaded.name in shown and attribkit.__version__ in shown
+
+
+def test_a_page_of_a_bare_network_needs_its_picture(loaded, images, tmp_path):
+    result = attribkit.explain(loaded.model, images[:1])
+    with pytest.raises(ValueError, match="give picture="):
+        result.save(tmp_path / "a.html")
+    assert not list(tmp_path.iterdir())
+    assert "data:image/" in result.page(picture=loaded.unpreprocess(images[0]))
 
 
 @pytest.mark.parametrize("known", [True, False])
