@@ -87,7 +87,7 @@ def _packed(shown: Sequence[Shown]) -> bytes:
 
     from attribkit.files import compressed_npz
 
-    told = [
+    described = [
         {
             "name": each.name,
             "unit": asdict(each.unit),
@@ -97,7 +97,7 @@ def _packed(shown: Sequence[Shown]) -> bytes:
         }
         for each in shown
     ]
-    arrays = {"told": np.frombuffer(json.dumps(told).encode(), np.uint8)}
+    arrays = {"described": np.frombuffer(json.dumps(described).encode(), np.uint8)}
     for number, each in enumerate(shown):
         arrays[f"{number} picture"] = each.picture
         arrays |= {f"{number} map {column}": values for column, values in each.maps.items()}
@@ -111,11 +111,11 @@ def _unpacked(path: Path) -> Iterator[Shown]:
     from attribkit.units import Unit
 
     with np.load(path, allow_pickle=False) as arrays:
-        for number, told in enumerate(json.loads(arrays["told"].tobytes())):
+        for number, described in enumerate(json.loads(arrays["described"].tobytes())):
             unit: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value for name, value in told["unit"].items()
+                name: tuple(value) if isinstance(value, list) else value for name, value in described["unit"].items()
             }
             start = f"{number} map "
             maps = {name.removeprefix(start): arrays[name] for name in arrays.files if name.startswith(start)}
-            words = {name: told[name] for name in ("name", "label", "sites", "gallery")}
+            words = {name: described[name] for name in ("name", "label", "sites", "gallery")}
             yield Shown(picture=arrays[f"{number} picture"], maps=maps, unit=Unit(**unit), **words)

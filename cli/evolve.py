@@ -75,19 +75,19 @@ def command(
     asked |= {"channels": options.spans(channels, "--channels"), "watch": options.watching(quiet or as_json)}
     series = _series(checkpoints, model, device)
     loaded: Any = series[-1].load()
-    found = _evolution(series, data, out / "parts" / ",".join(asked["layer"]), asked)
-    writers = _writers(found, loaded)
+    evolution = _evolution(series, data, out / "parts" / ",".join(asked["layer"]), asked)
+    writers = _writers(evolution, loaded)
     shown = f"-{channels.replace(' ', '')}" if channels else ""
-    stem = f"{','.join(asked['layer'])}{shown}.{found.method}.{found.switches}"
+    stem = f"{','.join(asked['layer'])}{shown}.{evolution.method}.{evolution.switches}"
     files = [placed(out / f"{stem}.{ending}", writers[ending]) for ending in formats]
     if as_json:
         from attribkit.studies.evolution_table import document
 
-        told = {"model": loaded.name, **document(found), "files": list(map(str, files))}
-        click.echo(json.dumps(told, indent=2, ensure_ascii=False))
+        whole = {"model": loaded.name, **document(evolution), "files": list(map(str, files))}
+        click.echo(json.dumps(whole, indent=2, ensure_ascii=False))
         return
     if not quiet:
-        click.echo("\n".join([*in_words(found), *map(str, files)]))
+        click.echo("\n".join([*in_words(evolution), *map(str, files)]))
 
 
 def _series(path: str, model: str | None, device: str | None) -> list[Checkpoint]:
@@ -113,7 +113,7 @@ def _evolution(series: list[Checkpoint], data: Path, parts: Path, asked: dict[st
         raise options.Stopped(f"stopped; run the same command again to do the rest, in {parts}") from None
 
 
-def _writers(found: Evolution, loaded: LoadedModel) -> dict[str, Callable[[Path], None]]:
+def _writers(evolution: Evolution, loaded: LoadedModel) -> dict[str, Callable[[Path], None]]:
     """What writes each kind of file."""
     from attribkit.files import write_whole
     from attribkit.report.pictures import write_png
@@ -122,31 +122,31 @@ def _writers(found: Evolution, loaded: LoadedModel) -> dict[str, Callable[[Path]
     from attribkit.studies.evolution_table import table
 
     return {
-        "html": lambda path: write_whole(path, page(found, options.facts(loaded))),
-        "png": lambda path: write_png(path, drawn(found, loaded.name), options.facts(loaded)),
-        "webp": lambda path: write_whole(path, animated(found, loaded.name)),
-        "npz": found.save,
-        "csv": lambda path: write_whole(path, table(found)),
+        "html": lambda path: write_whole(path, page(evolution, options.facts(loaded))),
+        "png": lambda path: write_png(path, drawn(evolution, loaded.name), options.facts(loaded)),
+        "webp": lambda path: write_whole(path, animated(evolution, loaded.name)),
+        "npz": evolution.save,
+        "csv": lambda path: write_whole(path, table(evolution)),
     }
 
 
-def in_words(found: Evolution) -> list[str]:
+def in_words(evolution: Evolution) -> list[str]:
     """What was found, and what was passed over."""
     from attribkit.studies.evolution_picture import MEASURES, described, in_words, measured, summary
 
-    lines = [described(found)]
-    for film in found.films.values():
+    lines = [described(evolution)]
+    for film in evolution.films.values():
         lines.append(f"{film.layer}: {summary(film)}")
         for name, values in measured(film).items():
             steps = [
-                f"{number}: {in_words(v)}" for number, v in zip(found.numbers, values, strict=True) if v is not None
+                f"{number}: {in_words(v)}" for number, v in zip(evolution.numbers, values, strict=True) if v is not None
             ]
             lines.append(f"  {MEASURES[name][0]}: {', '.join(steps)}")
         if film.unsure:
             pairs = [f"channel {channel} at {number}" for number, channel in film.unsure[:8]]
             more = f" and {len(film.unsure) - 8} more" if len(film.unsure) > 8 else ""
             lines.append(f"  other images may be as strong: {', '.join(pairs)}{more}")
-    lines += [f"not read: {found.names[number]}: {why}" for number, why in found.unreadable[:5]]
-    if len(found.unreadable) > 5:
-        lines.append(f"and {len(found.unreadable) - 5} more that could not be read")
+    lines += [f"not read: {evolution.names[number]}: {why}" for number, why in evolution.unreadable[:5]]
+    if len(evolution.unreadable) > 5:
+        lines.append(f"and {len(evolution.unreadable) - 5} more that could not be read")
     return lines

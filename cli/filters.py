@@ -40,52 +40,52 @@ def command(model: str, weights: str, out: Path, formats: list[str], device: str
     from attribkit.studies.filters_usual import USUAL
 
     loaded = options.loaded(model, weights, device)
-    found = filters(loaded)
+    result = filters(loaded)
     stem = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in loaded.name)
-    files = [str(placed(out / f"{stem}.filters.{ending}", partial(_write, found, loaded))) for ending in formats]
+    files = [str(placed(out / f"{stem}.filters.{ending}", partial(_write, result, loaded))) for ending in formats]
     if as_json:
-        click.echo(json.dumps({"model": loaded.name, **_as_data(found), "usual": USUAL, "files": files}, indent=2))
+        click.echo(json.dumps({"model": loaded.name, **_as_data(result), "usual": USUAL, "files": files}, indent=2))
         return
-    for line in (described(found), *(f"  {fault}" for fault in faults(found)), *files):
+    for line in (described(result), *(f"  {fault}" for fault in faults(result)), *files):
         click.echo(line)
 
 
-def _write(found: Filters, loaded: LoadedModel, path: Path) -> None:
+def _write(result: Filters, loaded: LoadedModel, path: Path) -> None:
     from attribkit.files import write_whole
     from attribkit.report.pictures import encode_png
     from attribkit.studies.filters_page import page
     from attribkit.studies.filters_picture import drawn
 
     if path.suffix == ".png":
-        write_whole(path, encode_png(drawn(loaded.name, found)))
+        write_whole(path, encode_png(drawn(loaded.name, result)))
     elif path.suffix == ".html":
-        write_whole(path, page(loaded.name, found, options.facts(loaded)))
+        write_whole(path, page(loaded.name, result, options.facts(loaded)))
     elif path.suffix == ".npz":
-        found.save(path)
+        result.save(path)
     else:
-        write_whole(path, _csv(found))
+        write_whole(path, _csv(result))
 
 
-def _csv(found: Filters) -> bytes:
+def _csv(result: Filters) -> bytes:
     """A line per filter."""
     from attribkit.files import table
 
     lines = [
         [number, repr(float(rms)), *(repr(float(share)) for share in bands)]
-        for number, (rms, bands) in enumerate(zip(found.rms, found.bands, strict=True))
+        for number, (rms, bands) in enumerate(zip(result.rms, result.bands, strict=True))
     ]
     return table([["filter", "rms", "low", "middle", "high"], *lines])
 
 
-def _as_data(found: Filters) -> dict[str, Any]:
+def _as_data(result: Filters) -> dict[str, Any]:
     return {
-        "layer": found.layer,
-        "filters": len(found.weights),
-        "dead": found.dead,
-        "dominating": found.dominating,
-        "rms": found.rms.tolist(),
-        "bands": found.bands.mean(0).tolist(),
-        "duplicates": [[int(a), int(b), cosine] for a, b, cosine in found.duplicates.tolist()],
-        "aliasing": found.aliasing if found.aliasing == found.aliasing else None,
-        "second": found.second,
+        "layer": result.layer,
+        "filters": len(result.weights),
+        "dead": result.dead,
+        "dominating": result.dominating,
+        "rms": result.rms.tolist(),
+        "bands": result.bands.mean(0).tolist(),
+        "duplicates": [[int(a), int(b), cosine] for a, b, cosine in result.duplicates.tolist()],
+        "aliasing": result.aliasing if result.aliasing == result.aliasing else None,
+        "second": result.second,
     }

@@ -87,17 +87,17 @@ def command(
         if engine is None:
             return  # the first of the processes does the rest
         files: list[Path] = []
-        told: list[dict[str, Any]] = []
+        documents: list[dict[str, Any]] = []
         words: list[str] = []
         for way in ways:
             made = galleries(loaded, asked | {"switches": way}, engine, options.watching(quiet or as_json))
             asked["force"] = False
             for gallery in made.values():
                 files += written(gallery, out, wanted, facts(loaded, gallery), options.watching(quiet or as_json))
-                told.append(as_data(gallery))
+                documents.append(as_data(gallery))
                 words.append(in_words(gallery))
     if as_json:
-        click.echo(json.dumps({"model": loaded.name, "galleries": told, "files": list(map(str, files))}, indent=2))
+        click.echo(json.dumps({"model": loaded.name, "galleries": documents, "files": list(map(str, files))}, indent=2))
         return
     if not quiet:
         click.echo("\n".join([*dict.fromkeys(words), *map(str, files)]))

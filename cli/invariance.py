@@ -70,14 +70,14 @@ def command(
     boxes = {} if parts is None else boxes_of(parts, given.images)
     loaded = options.loaded(model, weights, device)
     asked = {"layers": studying.named(layers), "size": size}
-    found = _moved(given, loaded, asked | {"target": _class(target), "out": out})
+    result = _moved(given, loaded, asked | {"target": _class(target), "out": out})
     beside = _covered(boxes, given, loaded, asked) if boxes else None
-    files = _files(out, formats, options.facts(loaded), found, beside)
+    files = _files(out, formats, options.facts(loaded), result, beside)
     if as_json:
-        document = {"model": loaded.name, **as_data(found, beside), "failed": given.failed, "files": files}
+        document = {"model": loaded.name, **as_data(result, beside), "failed": given.failed, "files": files}
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
     elif not quiet:
-        click.echo("\n".join([*in_words(found, beside), *files]))
+        click.echo("\n".join([*in_words(result, beside), *files]))
     if given.failed:
         raise click.ClickException(given.errors)
 
@@ -90,12 +90,12 @@ def _moved(given: _Given, loaded: LoadedModel, asked: dict[str, Any]) -> Invaria
     from attribkit import invariance
 
     try:
-        found = invariance(loaded, given.read(), **asked)
+        result = invariance(loaded, given.read(), **asked)
     except BadValue:
         if given.failed and not given.names:
             raise click.ClickException(given.errors) from None
         raise
-    return replace(found, names=tuple(image.name for image in given.names))
+    return replace(result, names=tuple(image.name for image in given.names))
 
 
 def _covered(boxes: Boxes, given: _Given, loaded: LoadedModel, asked: dict[str, Any]) -> Correspondence:
@@ -178,7 +178,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _files(
-    out: Path, wanted: list[str], facts: dict[str, str], found: Invariance, parts: Correspondence | None
+    out: Path, wanted: list[str], facts: dict[str, str], result: Invariance, parts: Correspondence | None
 ) -> list[str]:
     from attribkit.files import write_whole
     from attribkit.report.pictures import write_png
@@ -189,12 +189,12 @@ def _files(
         out / "invariance",
         wanted,
         {
-            "html": lambda path: write_whole(path, invariance_page(found, parts, facts)),
+            "html": lambda path: write_whole(path, invariance_page(result, parts, facts)),
             "png": lambda path: write_png(
-                path, picture(f"{facts['model']}: features of moved pictures", found, parts), facts
+                path, picture(f"{facts['model']}: features of moved pictures", result, parts), facts
             ),
-            "npz": found.save,
-            "csv": lambda path: write_whole(path, _csv(found)),
+            "npz": result.save,
+            "csv": lambda path: write_whole(path, _csv(result)),
         },
     )
     if parts is None:
@@ -203,60 +203,60 @@ def _files(
     return files + studying.written(out / "correspondence", wanted, of_parts)
 
 
-def _csv(found: Invariance) -> bytes:
+def _csv(result: Invariance) -> bytes:
     """A line per image and move."""
     from attribkit.files import table
 
-    head = ["image", "kind", "amount", *(f"distance {layer}" for layer in found.layers)]
+    head = ["image", "kind", "amount", *(f"distance {layer}" for layer in result.layers)]
     lines = (
-        [name, kind, float(found.amounts[move]), *map(float, found.distance[image, :, move]),
-         float(found.probability[image, move]), int(found.best[image, move]), float(found.border[image, move])]
-        for image, name in enumerate(found.names)
-        for move, kind in enumerate(found.kinds)
+        [name, kind, float(result.amounts[move]), *map(float, result.distance[image, :, move]),
+         float(result.probability[image, move]), int(result.best[image, move]), float(result.border[image, move])]
+        for image, name in enumerate(result.names)
+        for move, kind in enumerate(result.kinds)
     )  # fmt: skip
     return table([[*head, "probability", "best", "border"], *lines])
 
 
-def _csv_of_parts(found: Correspondence) -> bytes:
+def _csv_of_parts(result: Correspondence) -> bytes:
     """A line per part and layer, and one per draw of random boxes."""
     from attribkit.files import table
 
     lines = []
-    for part, name in enumerate(found.parts):
-        for layer, path in enumerate(found.layers):
-            lines.append([name, path, "", float(found.distance[part, layer]), float(found.spread[part, layer])])
-            lines += [[name, path, draw, float(each), ""] for draw, each in enumerate(found.control[part, layer])]
+    for part, name in enumerate(result.parts):
+        for layer, path in enumerate(result.layers):
+            lines.append([name, path, "", float(result.distance[part, layer]), float(result.spread[part, layer])])
+            lines += [[name, path, draw, float(each), ""] for draw, each in enumerate(result.control[part, layer])]
     return table([["part", "layer", "random draw", "distance", "deviation"], *lines])
 
 
-def in_words(found: Invariance, parts: Correspondence | None) -> list[str]:
+def in_words(result: Invariance, parts: Correspondence | None) -> list[str]:
     """What was found, as lines."""
     from attribkit.studies.invariance_picture import part_lines, summary, table
 
-    lines = [summary(found), "  mean distance over moves: " + ", ".join(found.layers)]
-    lines += [f"  {name:15s} {'  '.join(cells[: len(found.layers)])}" for name, *cells in table(found)]
+    lines = [summary(result), "  mean distance over moves: " + ", ".join(result.layers)]
+    lines += [f"  {name:15s} {'  '.join(cells[: len(result.layers)])}" for name, *cells in table(result)]
     for part, layer, own, spread, by_chance, below, _ in part_lines(parts) if parts is not None else ():
         lines.append(f"  {part} in {layer}: {own} (deviation {spread}), random boxes {by_chance}, {below} not above")
     return lines
 
 
-def as_data(found: Invariance, parts: Correspondence | None) -> dict[str, Any]:
+def as_data(result: Invariance, parts: Correspondence | None) -> dict[str, Any]:
     """The same for a machine; NaN is null."""
     document: dict[str, Any] = {
-        "layers": list(found.layers),
-        "kinds": list(found.kinds),
-        "amounts": found.amounts.tolist(),
+        "layers": list(result.layers),
+        "kinds": list(result.kinds),
+        "amounts": result.amounts.tolist(),
         "images": [
             {
                 "image": name,
-                "target": found.target[i],
-                "distance": _known(found.distance[i]),
-                "other": _known(found.other[i]),
-                "probability": _known(found.probability[i]),
-                "best": found.best[i].tolist(),
-                "border": found.border[i].tolist(),
+                "target": result.target[i],
+                "distance": _known(result.distance[i]),
+                "other": _known(result.other[i]),
+                "probability": _known(result.probability[i]),
+                "best": result.best[i].tolist(),
+                "border": result.border[i].tolist(),
             }
-            for i, name in enumerate(found.names)
+            for i, name in enumerate(result.names)
         ],
     }
     return document if parts is None else document | {"parts": _parts_as_data(parts)}

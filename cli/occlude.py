@@ -95,7 +95,7 @@ class _Study:
         from attribkit.adapters.images import ImageError
         from attribkit.cli.progress import tracked
 
-        told: list[dict[str, Any]] = []
+        documents: list[dict[str, Any]] = []
         failed: list[dict[str, str]] = []
         shown: list[Covered] = []
         for source in tracked(pictures, "covering", quiet or as_json):
@@ -106,12 +106,12 @@ class _Study:
                 continue
             shown += [covered] if "html" in self.formats else []
             files = [str(path) for path in self.written(source, covered)]
-            told.append(_as_data(source, covered, files))
+            documents.append(_as_data(source, covered, files))
             if not as_json and not quiet:
                 click.echo(f"{source.name}: {covered.summary}\n  {covered.occlusion.computed}\n  {' '.join(files)}")
         pages = [self.page(shown)] if shown else []
         if as_json:
-            document = {"model": self.loaded.name, "occluded": told, "failed": failed, "pages": pages}
+            document = {"model": self.loaded.name, "occluded": documents, "failed": failed, "pages": pages}
             click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         elif pages and not quiet:
             click.echo(pages[0])

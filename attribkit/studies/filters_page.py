@@ -15,7 +15,7 @@ from attribkit.studies.filters_picture import CAPTIONS, DEEPER, FAULTS, describe
 from attribkit.studies.filters_usual import USUAL
 
 
-def page(name: str, found: Filters, facts: Mapping[str, str]) -> bytes:
+def page(name: str, result: Filters, facts: Mapping[str, str]) -> bytes:
     """The page as the bytes of an HTML file; the same filters give the same bytes.
 
     Args:
@@ -25,42 +25,42 @@ def page(name: str, found: Filters, facts: Mapping[str, str]) -> bytes:
     """
     sheets = [
         {"name": name, "words": words, "image": data_uri("png", pictures.encode_png(image)), "width": image.shape[1]}
-        for (name, words), image in zip(CAPTIONS.items(), grids(found), strict=True)
+        for (name, words), image in zip(CAPTIONS.items(), grids(result), strict=True)
     ]
-    sheets[1]["words"] += f" to {strongest(found):.2g}"
+    sheets[1]["words"] += f" to {strongest(result):.2g}"
     faults = [
         {"name": fault, "means": FAULTS[fault], "here": words, "usual": [of[fault] for of in USUAL.values()]}
-        for fault, words in measures(found).items()
+        for fault, words in measures(result).items()
     ]
     return still_page.page(
         "filters.html",
         source("filters.css"),
         name=name,
-        described=described(found),
+        described=described(result),
         sheets=sheets,
         faults=faults,
         networks=list(USUAL),
-        named=named(found),
+        named=named(result),
         deeper=DEEPER,
-        rows=_rows(found),
+        rows=_rows(result),
         facts=facts,
     )
 
 
-def _rows(found: Filters) -> list[dict[str, Any]]:
+def _rows(result: Filters) -> list[dict[str, Any]]:
     """A line per filter, the strongest first."""
-    median = float(np.median(found.rms)) or 1.0
+    median = float(np.median(result.rms)) or 1.0
     twins: dict[int, list[str]] = {}
-    for a, b, cosine in found.duplicates:
+    for a, b, cosine in result.duplicates:
         for one, other in ((int(a), int(b)), (int(b), int(a))):
             twins.setdefault(one, []).append(f"like {other} ({cosine:.3f})")
-    marks = dict.fromkeys(found.dead, "dead") | dict.fromkeys(found.dominating, "dominating")
+    marks = dict.fromkeys(result.dead, "dead") | dict.fromkeys(result.dominating, "dominating")
     return [
         {
             "number": number,
-            "rms": f"{found.rms[number] / median:.2f}",
-            "bands": [f"{share:.0%}" for share in found.bands[number]],
+            "rms": f"{result.rms[number] / median:.2f}",
+            "bands": [f"{share:.0%}" for share in result.bands[number]],
             "words": ", ".join([*filter(None, [marks.get(number)]), *twins.get(number, [])]),
         }
-        for number in np.argsort(-found.rms, kind="stable").tolist()
+        for number in np.argsort(-result.rms, kind="stable").tolist()
     ]

@@ -201,7 +201,7 @@ class Runner:
         outputs, seen = map(torch.cat, zip(*parts, strict=True))
         return outputs, seen
 
-    def told(self) -> str:
+    def in_words(self) -> str:
         """How the answers were computed, in words."""
         if self.whole is not None:
             return f"whole images were run: {self.whole}"

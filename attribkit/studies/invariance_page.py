@@ -29,7 +29,7 @@ _SIGNS = (
 )
 
 
-def invariance_page(found: Invariance, parts: Correspondence | None, facts: Mapping[str, str]) -> bytes:
+def invariance_page(result: Invariance, parts: Correspondence | None, facts: Mapping[str, str]) -> bytes:
     """The page as the bytes of an HTML file; the same results give the same bytes.
 
     Args:
@@ -37,13 +37,13 @@ def invariance_page(found: Invariance, parts: Correspondence | None, facts: Mapp
         parts: What covering parts did, if that was asked.
         facts: The command, the model, versions, as they come at the foot.
     """
-    lines = [[HEADS[0], *found.layers, *HEADS[1:]], *table(found)]
-    shown = [(chart.name, chart.marks) for chart in moved(found)]
-    sections = [Section("Moves", "How far features and the answer go.", shown, legend(found), lines)]
+    lines = [[HEADS[0], *result.layers, *HEADS[1:]], *table(result)]
+    shown = [(chart.name, chart.marks) for chart in moved(result)]
+    sections = [Section("Moves", "How far features and the answer go.", shown, legend(result), lines)]
     if parts is not None:
         colours = charts.legend(["a part: mean and deviation over pairs", CONTROL])
         made = [(chart.name, chart.marks) for chart in corresponding(parts)]
         words = "The same part covered in several images."
         sections.append(Section("Parts", words, made, colours, [list(PART_HEADS), *part_lines(parts)]))
     reading = [NORMALISED, BORDER, *([] if parts is None else [_SIGNS])]
-    return page("How do features move when the picture does?", summary(found), sections, reading, facts)
+    return page("How do features move when the picture does?", summary(result), sections, reading, facts)

@@ -38,28 +38,28 @@ def quartiles(values: Array) -> tuple[Array, Array, Array]:
     """Median, lower and upper quartile over the first dimension, of what is known; NaN where nothing is."""
     known = np.isfinite(values)
     filled = np.where(known.any(0), values, 0.0)
-    found = np.nanquantile(filled, [0.5, 0.25, 0.75], axis=0)
-    median, low, high = np.where(known.any(0), found, np.nan)
+    result = np.nanquantile(filled, [0.5, 0.25, 0.75], axis=0)
+    median, low, high = np.where(known.any(0), result, np.nan)
     return median, low, high
 
 
-def series(found: Invariance, kind: str) -> list[Series]:
+def series(result: Invariance, kind: str) -> list[Series]:
     """For each layer the distances under one kind of move."""
-    other = quartiles(found.other)[0]
+    other = quartiles(result.other)[0]
     return [
-        Series(layer, *quartiles(found.distance[:, number, found.moves(kind)]), level=float(other[number]))
-        for number, layer in enumerate(found.layers)
+        Series(layer, *quartiles(result.distance[:, number, result.moves(kind)]), level=float(other[number]))
+        for number, layer in enumerate(result.layers)
     ]
 
 
-def moved(found: Invariance) -> list[Chart]:
+def moved(result: Invariance) -> list[Chart]:
     """Two charts for each kind of move: distance by layer, and probability."""
     made = []
-    for kind in dict.fromkeys(found.kinds):
-        numbers = found.moves(kind)
-        chances = [Series(PROBABILITY, *quartiles(found.probability[:, numbers]))]
-        for title, lines, top in ((DISTANCE, series(found, kind), None), (PROBABILITY, chances, 1.0)):
-            made.append(Chart(f"{title}: {WORDS[kind]}", _of_kind(title, kind, found.amounts[numbers], lines, top)))
+    for kind in dict.fromkeys(result.kinds):
+        numbers = result.moves(kind)
+        chances = [Series(PROBABILITY, *quartiles(result.probability[:, numbers]))]
+        for title, lines, top in ((DISTANCE, series(result, kind), None), (PROBABILITY, chances, 1.0)):
+            made.append(Chart(f"{title}: {WORDS[kind]}", _of_kind(title, kind, result.amounts[numbers], lines, top)))
     return made
 
 
@@ -76,15 +76,15 @@ def _of_kind(title: str, kind: str, amounts: Array, lines: Sequence[Series], top
     return charts.curves(title, WORDS[kind], (amounts[order] * percent).tolist(), ordered, top)
 
 
-def corresponding(found: Correspondence) -> list[Chart]:
+def corresponding(result: Correspondence) -> list[Chart]:
     """A chart for each part: its distance by layer, and that of random boxes."""
     made = []
-    for number, part in enumerate(found.parts):
-        own, spread, control = found.distance[number], found.spread[number], found.control[number]
+    for number, part in enumerate(result.parts):
+        own, spread, control = result.distance[number], result.spread[number], result.control[number]
         shown = [Series(part, own, np.maximum(0, own - spread), own + spread), _by_chance(control)]
-        count = found.pairs[number]
+        count = result.pairs[number]
         title = f"{charts.shortened(part, 24)} in {count} pair{'s' if count > 1 else ''} of images"
-        made.append(Chart(title, charts.rows(title, "share of unlike signs", found.layers, shown)))
+        made.append(Chart(title, charts.rows(title, "share of unlike signs", result.layers, shown)))
     return made
 
 
@@ -96,18 +96,18 @@ def _by_chance(control: Array) -> Series:
     return Series("random boxes", mean, least, most)
 
 
-def legend(found: Invariance) -> Marks:
-    return charts.legend(found.layers, DASHED if np.isfinite(found.other).any() else "")
+def legend(result: Invariance) -> Marks:
+    return charts.legend(result.layers, DASHED if np.isfinite(result.other).any() else "")
 
 
-def picture(heading: str, found: Invariance, parts: Correspondence | None) -> Picture:
+def picture(heading: str, result: Invariance, parts: Correspondence | None) -> Picture:
     """All charts on a sheet, two in a row."""
-    rows: list[Row] = [[Cell(["layers"], drawn(legend(found)))]]
-    rows += _in_pairs([chart.marks for chart in moved(found)])
+    rows: list[Row] = [[Cell(["layers"], drawn(legend(result)))]]
+    rows += _in_pairs([chart.marks for chart in moved(result)])
     if parts is not None:
         rows.append([Cell(["parts"], drawn(charts.legend(["a part: mean and deviation", CONTROL])))])
         rows += _in_pairs([chart.marks for chart in corresponding(parts)])
-    return layout.drawn(sheet(heading, summary(found), rows, [NORMALISED, BORDER]))
+    return layout.drawn(sheet(heading, summary(result), rows, [NORMALISED, BORDER]))
 
 
 def _in_pairs(marks: Sequence[Marks]) -> list[Row]:
@@ -124,38 +124,38 @@ BORDER = (
 )
 
 
-def summary(found: Invariance) -> str:
+def summary(result: Invariance) -> str:
     """How many images and layers, and the answer under all moves."""
-    count = len(found.names)
-    words = [f"{count} image{'s' if count > 1 else ''}, {len(found.kinds)} moves each"]
-    if (found.best >= 0).all():
-        kept = (found.best == found.clean[:, 1:]).mean()
+    count = len(result.names)
+    words = [f"{count} image{'s' if count > 1 else ''}, {len(result.kinds)} moves each"]
+    if (result.best >= 0).all():
+        kept = (result.best == result.clean[:, 1:]).mean()
         words.append(f"the most probable class stays in {kept:.0%} of them")
     return "; ".join(words)
 
 
-def table(found: Invariance) -> list[list[str]]:
+def table(result: Invariance) -> list[list[str]]:
     """A line per kind of move: the mean over its moves of the median distance, by layer, and of the probability."""
     lines = []
-    for kind in dict.fromkeys(found.kinds):
-        numbers = found.moves(kind)
-        cells = [f"{quartiles(found.distance[:, i, numbers])[0].mean():.3f}" for i in range(len(found.layers))]
-        chance = quartiles(found.probability[:, numbers])[0].mean()
-        lines.append([kind, *cells, f"{chance:.3f}", f"{found.border[:, numbers].mean():.0%}"])
-    other = quartiles(found.other)[0]
+    for kind in dict.fromkeys(result.kinds):
+        numbers = result.moves(kind)
+        cells = [f"{quartiles(result.distance[:, i, numbers])[0].mean():.3f}" for i in range(len(result.layers))]
+        chance = quartiles(result.probability[:, numbers])[0].mean()
+        lines.append([kind, *cells, f"{chance:.3f}", f"{result.border[:, numbers].mean():.0%}"])
+    other = quartiles(result.other)[0]
     known = [["another picture", *(f"{each:.3f}" for each in other), "", ""]] if np.isfinite(other).all() else []
     return [*lines, *known]
 
 
-def part_lines(found: Correspondence) -> list[list[str]]:
+def part_lines(result: Correspondence) -> list[list[str]]:
     """A line for each part and layer: distance, spread, random boxes, and how many of these are not above."""
     lines = []
-    for number, part in enumerate(found.parts):
-        for i, layer in enumerate(found.layers):
-            control = found.control[number, i]
+    for number, part in enumerate(result.parts):
+        for i, layer in enumerate(result.layers):
+            control = result.control[number, i]
             by_chance = f"{control[np.isfinite(control)].mean():.3f}" if np.isfinite(control).any() else "-"
-            own, spread = found.distance[number, i], found.spread[number, i]
-            below = f"{found.below[number, i]:.0%}"
-            changed = f"{found.changed[number, i]:.0%}"
+            own, spread = result.distance[number, i], result.spread[number, i]
+            below = f"{result.below[number, i]:.0%}"
+            changed = f"{result.changed[number, i]:.0%}"
             lines.append([part, layer, f"{own:.3f}", f"{spread:.3f}", by_chance, below, changed])
     return lines

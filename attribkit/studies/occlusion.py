@@ -161,7 +161,7 @@ def occlude(
         channel=tuple(study.channel),
         layer=runner.layer,
         clean=np.array(study.clean),
-        computed=runner.told(),
+        computed=runner.in_words(),
     )
 
 

@@ -116,14 +116,14 @@ def _of_weights(
 
 def _steps(steps: list[Json], settings: Settings) -> list[Json]:
     """With each stride that was replaced: what every rule loses of what it has with switches."""
-    told = []
+    described = []
     for step in steps[1:]:
         losses = {}
         for rule in RULES:
             own, without = on_the_same_images([judging.array(each["found"][rule]) for each in (step, steps[0])])
             losses[rule] = plain(asdict(interval(own - without, settings.resampling)))
-        told.append({"layer": step["layer"], "renamed": step["renamed"], "losses": losses})
-    return told
+        described.append({"layer": step["layer"], "renamed": step["renamed"], "losses": losses})
+    return described
 
 
 def _failures(document: Json, settings: Settings) -> Json:

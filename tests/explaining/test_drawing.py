@@ -102,8 +102,10 @@ def test_a_page_shows_each_map_over_its_picture(loaded, images, tmp_path):
     shown, expected = (tmp_path / "a.html").read_text(), page(units, {}).decode()
     assert (tmp_path / "a.html").read_text() == result.page()
     pixels = re.compile(r'"data:image/[^"]+"')
-    assert len(pixels.findall(shown)) >= 2 and pixels.findall(shown) == pixels.findall(expected)
-    assert loaded.name in shown and attribkit.__version__ in shown
+    assert len(pixels.findall(shown)) >= 2
+    assert pixels.findall(shown) == pixels.findall(expected)
+    assert loaded.name in shown
+    assert attribkit.__version__ in shown
 
 
 def test_a_page_of_a_bare_network_needs_its_picture(loaded, images, tmp_path):
