@@ -268,7 +268,7 @@ def as_data(answer: Answer, files: list[Path]) -> dict[str, Any]:
         "layer": answer.layer,
         "likeliest": answer.likeliest,
         "units": [asdict(unit) | {"label": answer.label(unit)} for unit in answer.units],
-        "sites": {method: [asdict(site) for site in result.sites] for method, result in answer.results.items()},
+        "sites": {method: [dict(vars(site)) for site in result.sites] for method, result in answer.results.items()},
         "files": [str(path) for path in files],
     }
 

@@ -277,8 +277,8 @@ def encode_png(rgb: Picture, about: Mapping[str, str] | None = None) -> bytes:
     import cv2
 
     _check_pictures([rgb])
-    # OpenCV's own choice is three times as quick, and makes files of squares up to ten times as large.
-    smaller = [cv2.IMWRITE_PNG_COMPRESSION, 6]
+    # OpenCV's own choice makes files three to six times as large; level 6 takes twice as long for five percent less.
+    smaller = [cv2.IMWRITE_PNG_COMPRESSION, 3]
     done, encoded = cv2.imencode(".png", np.ascontiguousarray(rgb[..., ::-1]), smaller)
     if not done:
         raise BadValue(f"OpenCV could not encode a picture of {rgb.shape}")
