@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 # What is said of a rule to somebody who meets it here.
 METHODS = {
-    "guided": "passes the signal on only where the unit below fired and the signal itself is above zero;",
-    "deconvnet": "passes the signal on only where it is above zero, whatever fired below;",
+    "guided": "passes the signal on only where the unit below fired and the signal itself is above zero.",
+    "deconvnet": "passes the signal on only where it is above zero, whatever fired below.",
     "backprop": "passes the signal on where the unit below fired, whatever its sign: the plain gradient.",
 }
 
@@ -94,9 +94,11 @@ class Writer:
             self._coarsest = stored
         self._names[shown.name] = None
         self._columns.update(dict.fromkeys(shown.maps))
-        self._ways = max(self._ways, len(shown.maps) // len(set(map(rule_of, shown.maps))))
+        ways = len(shown.maps) // len(set(map(rule_of, shown.maps)))
+        self._ways = max(self._ways, ways)
         picture, uri = self._picture(shown)
         facts = {"number": self.units, "id": self._id(shown), "picture": picture, "uri": uri, "many": self._many}
+        facts |= {"ways": ways, "words": METHODS}
         html = self._environment.get_template("unit.html").render(shown=shown, stored=stored, **facts)
         self._body.append(_encoded(html))
 
