@@ -18,6 +18,7 @@ from attribkit.engine.shadow import shadow
 from attribkit.errors import BadType
 from attribkit.explaining.failing import NetworkFails, tried
 from attribkit.explaining.watching import watched
+from attribkit.studies.folded import folded
 from attribkit.studies.incremental_functions import dispatched
 from attribkit.studies.incremental_tensor import CannotFollow, Shared, Windowed
 from attribkit.studies.incremental_windows import Place, Spans, blocks
@@ -100,13 +101,14 @@ class Runner:
         self.whole: str | None = None
         self.left: set[str] = set()
         self.tried = False
-        self.net, self.lean = model, model
+        self.folds = True
+        self.model, self.net, self.lean = model, model, model
         self.batch = self.BATCH
         if not isinstance(model, nn.Module):
             self.whole = "a function's layers cannot be followed"
             return
         try:
-            self.net, self.lean = shadow(model), shadow(model).to(memory_format=torch.channels_last)
+            self.net, self.lean = shadow(model), None
         except CannotRewrite as error:
             if model.training:  # as it is, it would not answer as it does in use
                 raise
@@ -134,12 +136,22 @@ class Runner:
 
     def answers(self, patches: Patches, look: Look | None) -> tuple[Tensor, Tensor]:
         """Outputs (windows x classes) and what is seen of the layer, in the order of `patches.corners()`."""
-        if self.whole is None:
+        while self.whole is None:
             try:
+                self.lean = self.lean or self._lean(patches.image[None])
                 return self._in_windows(patches, look)
             except (CannotFollow, NetworkFails) as error:
-                self.whole = str(error)
+                if self.folds and not self.tried:
+                    self.folds, self.lean = False, None  # a convolution may have had another reader
+                else:
+                    self.whole = str(error)
         return self._on_whole(patches, patches.corners(), look)
+
+    def _lean(self, image: Tensor) -> nn.Module:
+        """The network with less to do: without batch norms that can be folded, and with channels last."""
+        net = folded(self.model, lambda net: net(image.clone()), self.layer) if self.folds else None
+        self.folds = net is not None
+        return (net or shadow(self.model)).to(memory_format=torch.channels_last)
 
     def _in_windows(self, patches: Patches, look: Look | None) -> tuple[Tensor, Tensor]:
         shared = Shared(dispatched)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 import attribkit
 from attribkit.studies import incremental
+from attribkit.studies.folded import folded
 
 IN_WINDOWS = "only what a window changes was computed again"
 
@@ -296,3 +297,54 @@ def test_the_model_stays_as_it_is() -> None:
     for name, value in net.state_dict().items():
         assert torch.equal(value, before[name][0])
         assert value.stride() == before[name][1]
+
+
+class TwoReaders(nn.Module):
+    """What a convolution gives is read by a batch norm, and by something else as well, after it or before."""
+
+    def __init__(self, writes: bool) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, padding=1)
+        self.norm = nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 4)
+        self.writes = writes
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if self.writes:
+            x += 1
+        return self.head(F.relu(self.norm(x) + x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("make", "layer"),
+    [
+        (OddPadding, "stem"),  # whose batch norm could be folded into it
+        (OddPadding, "norm"),
+        (lambda: TwoReaders(writes=False), "norm"),
+        (lambda: TwoReaders(writes=True), "norm"),
+    ],
+)
+def test_batch_norms_are_folded_only_where_nothing_else_is_changed(make: Callable[[], nn.Module], layer: str) -> None:
+    net = seeded(make)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    image = torch.randn(1, 3, 40, 40, generator=torch.Generator().manual_seed(2)).double()
+    result = attribkit.occlude(net, image, window=15, stride=12, fill=0.0, layer=layer, target=1)
+    corners = [(top, left) for top in result.rows for left in result.columns]
+    logits, sums = plain_loop(net, image, corners, 15, torch.zeros(3, 40, 40).double(), layer)
+    assert result.computed.startswith(IN_WINDOWS)
+    np.testing.assert_allclose(result.probability.ravel(), logits.softmax(1)[:, 1].numpy(), rtol=1e-12)
+    np.testing.assert_allclose(result.activity.ravel(), sums.numpy(), rtol=1e-12)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_batch_norms_are_folded_where_they_can_be() -> None:
+    """All twenty of resnet18."""
+    net = torchvision.models.resnet18(weights=None).eval()
+    called: list[str] = []
+    lean = folded(net, lambda copy: copy(torch.zeros(1, 3, 64, 64)), None)
+    assert lean is not None
+    for name, module in lean.named_modules():
+        if isinstance(module, nn.BatchNorm2d) and module.forward(5) == 5:  # type: ignore[arg-type]
+            called.append(name)
+    assert len(called) == 20
