@@ -24,6 +24,9 @@ from attribkit.explaining.targets import Target
 from attribkit.explaining.task import Explained, Question, Task
 from attribkit.explaining.windows import ReceptiveField
 
+COMPARED = 4
+"""So many images are enough to compare parts with, where nothing has to be looked for on whole ones."""
+
 
 class Nets:
     """A network for each caller who asks at the same time, made anew when the model is no longer what it was."""
@@ -108,11 +111,15 @@ class Net:
         """
         if not self.question.local or not known.field.worth_cropping():
             return None
+        shape = known.field.shape
+        if not known.tried and seen is None and len(images) > COMPARED and shape and target.unseen(shape):
+            self.on_crops(known, images[:COMPARED], target.of_first(COMPARED), None)
+            return self.on_crops(known, images, target, None)
         rows, output = None, None
         # A network in which nothing is known to follow the rule is run to its end, once; for that a part may not do.
         begun = any(site.follows for site in self.task.net.sites)
-        if known.tried and known.field.shape is not None and begun:
-            rows = target.unseen(known.field.shape)
+        if known.tried and shape is not None and begun:
+            rows = target.unseen(shape)
         if rows is None:
             output = seen if seen is not None and begun else self.task.looked_at(images)
             rows = target.among(output, known.field)

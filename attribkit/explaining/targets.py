@@ -42,6 +42,9 @@ class Target(Protocol):
     def unseen(self, shape: Sequence[int]) -> Rows | None:
         """The units in a map of this shape, with unknown activations; None where they have to be looked for."""
 
+    def of_first(self, images: int) -> Target:
+        """Those of the first images only."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -66,6 +69,9 @@ class Asked:
         place = _unflat(_position(self.at, plane) or 0, plane)
         rows = enumerate(self.channels.tolist())
         return [[Unit(image, self.layer, channel, place, math.nan) for channel in row] for image, row in rows]
+
+    def of_first(self, images: int) -> Target:
+        return self if self.channels is None else replace(self, channels=self.channels[:images])
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,9 @@ class _Ranked:
 
     def unseen(self, shape: Sequence[int]) -> Rows | None:
         return None
+
+    def of_first(self, images: int) -> Target:
+        return self
 
 
 @dataclass(frozen=True)
@@ -151,6 +160,9 @@ class Given:
 
     def unseen(self, shape: Sequence[int]) -> Rows | None:
         return [[replace(unit, image=image, activation=math.nan)] for image, unit in enumerate(self.units)]
+
+    def of_first(self, images: int) -> Target:
+        return Given(self.units[:images])
 
 
 def channels_first(output: Tensor, image_dims: int) -> Tensor:

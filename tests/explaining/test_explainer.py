@@ -255,6 +255,21 @@ def test_of_a_known_unit_only_the_crop_goes_through_the_network(asked: dict[str,
     assert passes.without == []
 
 
+def test_of_many_known_units_a_few_are_compared_with_whole_images() -> None:
+    """One in each of nine images: four of these go through the network whole."""
+    model, images = dense_stack(), pictures(9, 3, 40, 40)
+    units = [Unit(image, "2", image % 6, (2 * image, 39 - image), 0.0) for image in range(9)]
+    passes = Passes(model[0])  # type: ignore[index]
+    explainer = attribkit.Explainer(model, layer="2")
+    maps = explainer.maps(images, units)["guided"]
+    whole = [n for n, *_, width in (*passes.without, *passes.with_gradient) if width == 40]
+    assert [n for n in whole if n > 1] == [4]  # and one at a time while the layer is probed
+    assert_close(maps, maps_by_oracle(model, images, wanted_of(units), "guided", "2"))
+    channels = [unit.channel for unit in units]
+    found = attribkit.Explainer(dense_stack(), layer="2")(images, channel=channels, at=(7, 7))
+    assert_close(found.values, maps_by_oracle(model, images, wanted_of(found.units), "guided", "2"))
+
+
 def test_known_units_are_checked_without_a_look() -> None:
     """A channel or a position that is not there is refused in the same words, looked at or not."""
     explainer = attribkit.Explainer(dense_stack(), layer="2")
