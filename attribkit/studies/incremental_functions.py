@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from attribkit.engine.torch_private import tree_map
 from attribkit.studies.incremental_tensor import (
     CannotFollow,
     Shared,
@@ -24,6 +23,7 @@ from attribkit.studies.incremental_tensor import (
     wrapped,
 )
 from attribkit.studies.incremental_windows import Kernel, Place
+from attribkit.studies.nested import mapped
 
 aten = torch.ops.aten
 Rule = Callable[..., Any]
@@ -82,7 +82,7 @@ def _done(func: Any, args: Any, kwargs: Any, in_windows: Callable[[Any], Any], p
     writes = func._schema.is_mutable
     if writes and not (isinstance(args[0], Windowed) and func.overloadpacket.__name__.endswith("_")):
         return None
-    given = tree_map(in_windows, (args, kwargs))
+    given = mapped(in_windows, (args, kwargs))
     if writes and args[0].has_views:
         raise CannotFollow("it writes into a view")
     base = _on_base(first.shared, func, args, kwargs, writes)
@@ -94,7 +94,7 @@ def _done(func: Any, args: Any, kwargs: Any, in_windows: Callable[[Any], Any], p
 
 
 def _on_base(shared: Shared, func: Any, args: Any, kwargs: Any, writes: bool = False) -> Any:
-    args, kwargs = tree_map(lambda x: x.base if isinstance(x, Windowed) else x, (args, kwargs))
+    args, kwargs = mapped(lambda x: x.base if isinstance(x, Windowed) else x, (args, kwargs))
 
     def compute() -> Any:
         return func(args[0].clone(), *args[1:], **kwargs) if writes else func(*args, **kwargs)
@@ -104,7 +104,7 @@ def _on_base(shared: Shared, func: Any, args: Any, kwargs: Any, writes: bool = F
 
 def _plain_in(value: Any) -> list[Tensor]:
     found: list[Tensor] = []
-    tree_map(lambda x: found.append(x) if isinstance(x, Tensor) and not isinstance(x, Windowed) else None, value)
+    mapped(lambda x: found.append(x) if isinstance(x, Tensor) and not isinstance(x, Windowed) else None, value)
     return found
 
 

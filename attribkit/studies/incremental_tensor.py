@@ -13,8 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from attribkit.engine.torch_private import disguised, no_torch_function, tree_flatten, tree_map
+from attribkit.engine.torch_private import disguised, no_torch_function
 from attribkit.studies.incremental_windows import Place, grown
+from attribkit.studies.nested import leaves, mapped
 
 
 class CannotFollow(Exception):
@@ -42,7 +43,7 @@ class Shared:
 
     def computed(self, func: Any, args: Any, kwargs: Any, compute: Callable[[], Any]) -> Any:
         """The result of a step, which was done before if the step before last time was the same one."""
-        inputs = tree_flatten((args, kwargs))[0]
+        inputs = leaves((args, kwargs))
         known = self.steps[self.at] if self.at < len(self.steps) else None
         if known is None or known[0] is not func or not _same(known[1], inputs):
             del self.steps[self.at :]
@@ -120,13 +121,13 @@ def wrapped(base: Tensor, windows: Tensor, place: Place, shared: Shared) -> Tens
 
 def unwrapped(value: Any) -> Any:
     """What has become plain as it is; anything else unchanged."""
-    return tree_map(lambda x: x.plain if isinstance(x, Windowed) and x.plain is not None else x, value)
+    return mapped(lambda x: x.plain if isinstance(x, Windowed) and x.plain is not None else x, value)
 
 
 def made_whole(value: Any) -> Any:
     """Every windowed tensor in it as a plain one."""
-    return tree_map(lambda x: x.whole() if isinstance(x, Windowed) else x, value)
+    return mapped(lambda x: x.whole() if isinstance(x, Windowed) else x, value)
 
 
 def windowed_in(value: Any) -> list[Windowed]:
-    return [x for x in tree_flatten(value)[0] if isinstance(x, Windowed)]
+    return [x for x in leaves(value) if isinstance(x, Windowed)]
