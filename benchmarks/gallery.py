@@ -2,12 +2,14 @@
 
 python benchmarks/gallery.py speed PACKED [--images 2000]
 python benchmarks/gallery.py memory PACKED [--images 1000,4000]
+python benchmarks/gallery.py processes PACKED [--images 2048]
 python benchmarks/gallery.py captum [--channels 256] [--sample 24]
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
@@ -88,6 +90,19 @@ def memory(packed: Path, counts: list[int]) -> None:
             print(subprocess.run(words, check=True, capture_output=True, text=True).stdout.strip())
 
 
+def processes(packed: Path, count: int) -> None:
+    """Seconds of the command, start and table included, by one process of one thread and by two."""
+    words = ["-m", "attribkit.cli.main", "gallery", "--model", MODEL, "--layer", LAYER, "--format", "csv", "--quiet"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with TemporaryDirectory() as folder:
+        data = first(packed, count, Path(folder) / "some.npz")
+        for number, launch in ((1, []), (2, ["-m", "torch.distributed.run", "--nproc-per-node", "2"])):
+            out = Path(folder) / str(number)
+            command = [sys.executable, *launch, *words, "--out", str(out), str(data)]
+            seconds = _seconds(partial(subprocess.run, command, check=True, capture_output=True, env=environment))
+            print(f"{count} images by {number} process{'es' * (number > 1)} of one thread: {seconds:.0f} s", flush=True)
+
+
 def one(packed: Path) -> None:
     """A gallery by itself, and what it took; the packed file itself lies in memory."""
     start = time.perf_counter()
@@ -142,7 +157,7 @@ def captum(channels: int, sample: int, top: int = 9) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speed", "memory", "one", "captum"])
+    parser.add_argument("what", choices=["speed", "memory", "processes", "one", "captum"])
     parser.add_argument("packed", nargs="?", type=Path)
     parser.add_argument("--images", default="")
     parser.add_argument("--channels", type=int, default=256)
@@ -152,6 +167,8 @@ def main() -> None:
         speed(asked.packed, int(asked.images or 2000))
     elif asked.what == "memory":
         memory(asked.packed, [int(count) for count in (asked.images or "1000,4000").split(",")])
+    elif asked.what == "processes":
+        processes(asked.packed, int(asked.images or 2048))
     elif asked.what == "one":
         one(asked.packed)
     else:
