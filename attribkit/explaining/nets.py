@@ -20,7 +20,7 @@ from attribkit.explaining.calls import address, calls
 from attribkit.explaining.fields import KnownField, known_field
 from attribkit.explaining.finite import check_finite
 from attribkit.explaining.snapshot import kept, snapshot
-from attribkit.explaining.targets import Target
+from attribkit.explaining.targets import Rows, Target
 from attribkit.explaining.task import Explained, Question, Task
 from attribkit.explaining.windows import ReceptiveField
 
@@ -115,17 +115,22 @@ class Net:
         if not known.tried and seen is None and len(images) > COMPARED and shape and target.unseen(shape):
             self.on_crops(known, images[:COMPARED], target.of_first(COMPARED), None)
             return self.on_crops(known, images, target, None)
-        rows, output = None, None
-        # A network in which nothing is known to follow the rule is run to its end, once; for that a part may not do.
-        begun = any(site.follows for site in self.task.net.sites)
-        if known.tried and shape is not None and begun:
-            rows = target.unseen(shape)
-        if rows is None:
-            output = seen if seen is not None and begun else self.task.looked_at(images)
-            rows = target.among(output, known.field)
+        rows, output = self._units(known, images, target, seen)
         explained = self.task.on_crops(images, known.field, [unit for row in rows for unit in row], output)
         if explained is None:
             known.no_crops()
         else:
             known.tried = True
         return explained
+
+    def _units(
+        self, known: KnownField, images: Tensor, target: Target, seen: Tensor | None
+    ) -> tuple[Rows, Tensor | None]:
+        """The units, and the output in which they were looked for; None where they are known without it."""
+        # A network in which nothing is known to follow the rule is run to its end, once; for that a part may not do.
+        begun = any(site.follows for site in self.task.net.sites)
+        rows = target.unseen(known.field.shape) if known.tried and known.field.shape is not None and begun else None
+        if rows is not None:
+            return rows, None
+        output = seen if seen is not None and begun else self.task.looked_at(images)
+        return target.among(output, known.field), output

@@ -32,12 +32,15 @@ def folded(model: nn.Module, run: Callable[[nn.Module], object], kept: str | Non
     pairs = _pairs(net, run)
     pairs = [(conv, norm) for conv, norm in pairs if kept is None or conv is not net.get_submodule(kept)]
     for conv, norm in pairs:
-        weight, bias = fuse_conv_bn_weights(
-            conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-        )  # fmt: skip
-        conv.weight, conv.bias = (nn.Parameter(value.detach(), requires_grad=False) for value in (weight, bias))
-        norm.forward = _passed_on
+        _fold(conv, norm)
     return net if pairs else None
+
+
+def _fold(conv: Any, norm: Any) -> None:
+    statistics = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    for name, value in zip(("weight", "bias"), fuse_conv_bn_weights(conv.weight, conv.bias, *statistics), strict=True):
+        setattr(conv, name, nn.Parameter(value.detach(), requires_grad=False))
+    norm.forward = _passed_on
 
 
 def _pairs(net: nn.Module, run: Callable[[nn.Module], object]) -> list[tuple[Any, Any]]:
