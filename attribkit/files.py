@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import io
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 import zipfile
 from collections.abc import Callable, Container, Iterable, Iterator
@@ -82,7 +84,7 @@ def _written_whole(target: Path) -> Iterator[BinaryIO]:
     target.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, since a rename is atomic only within one file system. Opened by hand and not with
     # `tempfile`, whose files nobody but the owner may read.
-    part = target.parent / f".{secrets.token_hex(8)}.part"
+    part = target.parent / f".{_here()}-{os.getpid()}-{secrets.token_hex(8)}.part"
     try:
         with open(part, "xb") as file:
             yield file
@@ -94,6 +96,30 @@ def _written_whole(target: Path) -> Iterator[BinaryIO]:
     except BaseException:  # nothing is swallowed: a part must not stay behind, whatever stopped the writing
         part.unlink(missing_ok=True)
         raise
+
+
+def swept(folder: Path) -> None:
+    """Remove from a folder, and those in it, what processes of this machine were writing when they were killed."""
+    for part in folder.rglob(f".{_here()}-*-*.part"):
+        if not _is_alive(int(part.name.split("-")[1])):
+            part.unlink(missing_ok=True)
+
+
+def _here() -> str:
+    """The machine, in a few letters: a number of a process means nothing on another."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _is_alive(process: int) -> bool:
+    if os.name != "posix":
+        return True  # there is no asking without a signal
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def table(rows: Iterable[Iterable[object]]) -> bytes:

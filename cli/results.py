@@ -75,6 +75,10 @@ class Files:
         settings = [self.formats, self.view, self.names, self.crop, self.scale, self.layout]
         self._for_one_file = tempfile.TemporaryDirectory(prefix="attribkit-") if _names_a_file(self.out) else None
         folder = Path(self._for_one_file.name) if self._for_one_file else self.out / done.FOLDER
+        if self._for_one_file is None and folder.is_dir():
+            from attribkit.files import swept
+
+            swept(self.out)
         self.ledger = done.Ledger(folder, json.dumps([settings, self.facts, self.follows]), self.shows)
 
     @property

@@ -184,6 +184,7 @@ def test_killed_twice_a_run_ends_as_if_nothing_had_happened(run: Command, explai
     done = explain(*words)
     assert (done.out, done.err, done.code) == (undisturbed.out, undisturbed.err, undisturbed.code)
     assert written(photos.parent / "out") == expected
+    assert not list((photos.parent / "out").rglob("*.part"))
 
 
 # A command that kills itself in the middle of writing its n-th file, or record.
