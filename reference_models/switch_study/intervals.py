@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -38,8 +39,14 @@ class Resampling:
 
     def counts(self, images: int) -> Scores:
         """How often each resample holds each image."""
-        drawn = np.random.default_rng(self.seed).multinomial(images, np.full(images, 1 / images), self.resamples)
-        return drawn.astype(np.float64)
+        return _counts(images, self.resamples, self.seed)
+
+
+@lru_cache(maxsize=4)  # drawing takes far longer than the means of what is drawn
+def _counts(images: int, resamples: int, seed: int) -> Scores:
+    drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), resamples).astype(np.float64)
+    drawn.flags.writeable = False
+    return drawn
 
 
 def interval(scores: Scores, resampling: Resampling) -> Interval:
