@@ -5,6 +5,7 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NETS := all_cnn_c,convpool_cnn_c,strided_cnn_c,model_c,all_cnn_c_pooled,all_cnn_b,convpool_cnn_b,strided_cnn_b,model_b,all_cnn_a,convpool_cnn_a,strided_cnn_a,model_a
 OLDEST := .venv-oldest
 NEWEST := .venv-newest
 INSTALL := -m pip install --quiet --disable-pip-version-check
@@ -72,8 +73,8 @@ docs: $(VENV)/.docs ## build the documentation into site/
 reference-table: $(STAMP) ## write docs/reference-models.md and the model card from the bundled weights
 	$(BIN)/python benchmarks/reference_table.py docs/reference-models.md reference_models/MODELCARD.md
 
-validation: $(STAMP) ## the study on switches, hours: make validation CIFAR=packed file or folder PHOTOS=folder (NETS=more,names)
-	$(BIN)/attribkit validate --data $(CIFAR) --workers $(WORKERS) --out runs/validation/cifar $(if $(NETS),--models $(NETS))
+validation: $(STAMP) ## the study on switches, hours: make validation CIFAR=packed file or folder PHOTOS=folder (NETS=names)
+	$(BIN)/attribkit validate --data $(CIFAR) --workers $(WORKERS) --out runs/validation/cifar --models $(NETS)
 	$(BIN)/attribkit validate --data $(PHOTOS) --workers $(WORKERS) --out runs/validation/photos --models packaged:squeezenet1_1,packaged:efficientnet_lite0
 	$(BIN)/python benchmarks/validation_page.py docs/validation.md runs/validation/cifar runs/validation/photos
 

@@ -83,7 +83,7 @@ def _ours(name: str) -> tuple[str, ...]:
         str(facts["epochs"]),
         str(facts["seed"]),
         _spread(name),
-        f"{facts['minutes']:.0f}",
+        _minutes(facts),
         _machine(facts),
     )
 
@@ -92,6 +92,10 @@ def _holds_today(recipe: dict[str, Any]) -> bool:
     """Whether the recipe of that name still has the values that a file was made by."""
     known = RECIPES.get(recipe["name"])
     return known is not None and replace(known, epochs=recipe["epochs"]).to_dict() == recipe
+
+
+def _minutes(facts: dict[str, Any]) -> str:
+    return f"{facts['minutes']:.{0 if facts['minutes'] >= 10 else 1}f}"
 
 
 def _machine(facts: dict[str, Any]) -> str:
@@ -188,7 +192,7 @@ def _entry(facts: dict[str, Any]) -> str:
         f"## `{name}`\n",
         f"    {again}\n",
         f"- {data['source']}, digest `{data['digest'][:16]}`: {', '.join(data['classes'])}",
-        f"- {facts['epochs']} epochs in {facts['minutes']:.0f} minutes on {_machine(facts)}, "
+        f"- {facts['epochs']} epochs in {_minutes(facts)} minutes on {_machine(facts)}, "
         f"torch {facts['versions']['torch']}",
         f"- error on the 10,000 test images: {facts['error']:.2f}% as stored, {facts['error_float32']:.2f}% in float32",
         f"- made by commit `{facts['commit']}`",

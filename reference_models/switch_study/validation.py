@@ -163,10 +163,7 @@ def leads(
 ) -> Tensor:
     """How much better each map fits its source than the best other picture; 0 where it is zero everywhere."""
     maps = _noted(mapper, nothing)(subject.units[kind], subject.images)
-    parts = (
-        metrics.source_leads(some, pictures, own) for some, own in zip(maps.split(100), sources.split(100), strict=True)
-    )
-    return torch.cat(list(parts))
+    return metrics.source_leads(maps, pictures, sources)
 
 
 def _distances(subject: Subject, units: ChosenUnits, mapper: Mapper, nothing: list[Tensor]) -> dict[str, Tensor]:

@@ -479,7 +479,9 @@ def test_models_whose_weights_are_here(run: Command, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
     bundled = json.loads(run("models", "reference:*", "--here", "--json").out)
-    assert bundled == [f"reference:{name}" for name in ("model_c", "strided_cnn_c", "convpool_cnn_c", "all_cnn_c")]
+    variants = ("model", "strided_cnn", "convpool_cnn", "all_cnn")
+    names = [f"{variant}_{base}" for base in "abc" for variant in variants]
+    assert bundled == [f"reference:{name}" for name in (*names, "all_cnn_c_pooled")]
     assert run("models", "torchvision:resnet18", "--here").code == 1
     file = Path(torchvision.models.ResNet18_Weights.DEFAULT.url).name
     (tmp_path / "checkpoints").mkdir()
