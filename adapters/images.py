@@ -6,9 +6,11 @@ Pillow reads headers: is it an image, how large, which way up. OpenCV decodes, o
 from __future__ import annotations
 
 import io
+import logging
 import os
 import struct
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,9 @@ ENDINGS = PICTURE_ENDINGS
 
 LIMIT = 2**27
 """The most pixels that are decoded: 134 million, 400 MB as RGB."""
+
+# What it finds odd in a header, our errors say, or nothing does.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 ORIENTATION = 0x0112
 """The EXIF tag."""
@@ -100,6 +105,8 @@ def decode_image(data: bytes, name: str) -> RGB:
     header = _header(data, name)
     if header.format == "JPEG" and not _jpeg_has_its_end(data):
         raise ImageError(f"{name} is cut off: the end of the JPEG is missing")
+    if header.format == "PNG" and not _png_is_whole(data):
+        raise ImageError(f"{name} is damaged or cut off: a chunk of the PNG is not whole")
     with _quiet():
         try:
             pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -137,6 +144,10 @@ def to_rgb(picture: Picture) -> RGB:
     return np.ascontiguousarray(picture)
 
 
+# What Pillow's parsers of headers raise, found by spoiling pictures.
+_DAMAGED = (OSError, SyntaxError, EOFError, struct.error, ValueError, TypeError, LookupError, ArithmeticError)
+
+
 def _header(data: bytes, name: str) -> Image.Image:
     """What Pillow says of a file before anything is decoded."""
     try:
@@ -144,13 +155,15 @@ def _header(data: bytes, name: str) -> Image.Image:
             warnings.simplefilter("ignore")  # on sizes below its own limit, and on odd tags
             header = Image.open(io.BytesIO(data))
             _check_size(header, name)
-            header.getexif()  # of a PNG, this checks all checksums, before libpng prints to standard error
+            header.getexif()
     except UnidentifiedImageError as error:
         raise ImageError(f"{name} is not an image") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name} has more than {LIMIT:,} pixels: make it smaller") from error
-    except (OSError, SyntaxError, EOFError, struct.error) as error:
-        raise ImageError(f"{name} is damaged or cut off: {error}") from error
+    except ImageError:
+        raise
+    except _DAMAGED as error:
+        raise ImageError(f"{name} is damaged or cut off: {' '.join(str(error).split())}") from error
     return header
 
 
@@ -158,6 +171,18 @@ def _check_size(header: Image.Image, name: str) -> None:
     if header.width * header.height > LIMIT:
         size = f"{header.width} x {header.height}"
         raise ImageError(f"{name} is {size}, more than {LIMIT:,} pixels: make it smaller")
+
+
+def _png_is_whole(data: bytes) -> bool:
+    """Whether the chunks are all there, with their checksums: OpenCV makes room for what a length claims, gigabytes."""
+    at, kind = 8, b""
+    while kind != b"IEND":
+        length, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
+        end = at + 8 + length
+        if len(data) < end + 4 or zlib.crc32(data[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+            return False
+        at = end + 4
+    return True
 
 
 def _jpeg_has_its_end(data: bytes) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import struct
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -108,17 +110,30 @@ def _safetensors(path: Weights) -> StateDict:
         raise WeightsError(f"{path} is a damaged safetensors file: {error}") from error
 
 
+# What torch's reader raises, found by spoiling checkpoints.
+_DAMAGED = (
+    *(RuntimeError, EOFError, OSError, ValueError, TypeError, AttributeError),
+    *(LookupError, ArithmeticError, AssertionError, struct.error),
+)
+
+
 def _checkpoint(path: Weights) -> Any:
     try:
         # Training scripts save their command line beside the weights; a Namespace only holds values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        # By its content: of a path, newer versions of torch go by the name. What they warn of, our errors say.
+        with (
+            torch.serialization.safe_globals([argparse.Namespace]),
+            open(path, "rb") as file,
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise WeightsError(
             f"{path} is not a weight file, or holds more than tensors, so it was not opened: "
             "run torch.save(model.state_dict(), path) where it was made"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except _DAMAGED as error:
         why = next(iter(str(error).splitlines()), "it is cut off")
         raise WeightsError(f"{path} cannot be read as weights: {why}") from error
 

@@ -154,7 +154,11 @@ class Runner:
         """The network with less to do: without batch norms that can be folded, and with channels last."""
         net = folded(self.model, lambda net: net(image.clone()), self.layer) if self.folds else None
         self.folds = net is not None
-        return (net or shadow(self.model)).to(memory_format=torch.channels_last)
+        net = net or shadow(self.model)
+        for weight in net.parameters():
+            if weight.dim() == 4:  # there may be convolutions of volumes as well
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+        return net
 
     def _in_windows(self, patches: Patches, look: Look | None) -> tuple[Tensor, Tensor]:
         shared = Shared(dispatched)

@@ -83,7 +83,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
 
 
 def words(folder: Path, *more: str) -> tuple[str, ...]:
-    names = "strided_cnn_c,model_a"
+    names = "strided_cnn_c,zfnet"
     return ("validate", "--data", str(folder), "--models", names, "--images", "30", "--workers", "1", "--json", *more)
 
 
@@ -142,7 +142,7 @@ def test_the_document(run: Command, folder: Path, made: list[tuple[str, str]]) -
         {"file": "figures/strided_cnn_c-lower.png", "caption": "strided_cnn_c. Rows are black."}
         | {"network": "strided_cnn_c"}
     ]
-    assert "model_a" in document["missing"]["model_a"]
+    assert "zfnet" in document["missing"]["zfnet"]
     assert json.loads((folder.parent / "attribkit-out/validation/results.json").read_text()) == document
 
 
@@ -150,7 +150,7 @@ def test_in_words(run: Command, folder: Path, made: list[tuple[str, str]]) -> No
     printed = run(*words(folder)[:-1]).out
     assert printed.startswith("Yes. By the source retrieval of the last layer's unit the claim is supported in 1 of 1")
     assert "    deconvnet loses 1.000 (1.000 to 1.000)" in printed
-    assert "model_a: missing: " in printed
+    assert "zfnet: missing: " in printed
 
 
 def test_one_thing_changed(run: Command, folder: Path, made: list[tuple[str, str]]) -> None:
@@ -191,9 +191,9 @@ def test_bad_calls_are_one_line(run: Command, folder: Path) -> None:
     unknown = run("validate", "--data", str(folder), "--models", "all_cnn_d")
     assert (unknown.code, "all_cnn_c" in unknown.err) == (1, True)
     assert run("validate", "--data", "nowhere", "--models", "strided_cnn_c").code == 1
-    missing = run("validate", "--data", str(folder), "--models", "model_a,model_b")
+    missing = run("validate", "--data", str(folder), "--models", "zfnet,large_all_cnn")
     assert (missing.code, missing.err.count("\n")) == (1, 1)
-    assert all(name in missing.err for name in ("model_a", "model_b", "train it and pass weights=FILE"))
+    assert all(name in missing.err for name in ("zfnet", "large_all_cnn", "train it and pass weights=FILE"))
     assert run("validate", "--data", str(folder), "--models", ",").err == "attribkit: --models names no network\n"
 
 

@@ -197,6 +197,17 @@ class LooksAtSwitches(Excited):
         return self.second(values + 1e-3 * cells).amax((2, 3))
 
 
+class OfVolumes(Excited):
+    """Looks at its channels as at a volume."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.volume = nn.Conv3d(1, 1, (3, 3, 3), padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.volume(self.first(x)[:, None])[:, 0]).amax((2, 3))
+
+
 class Remembers(Excited):
     """Gives windows something else than it gives whole images."""
 
@@ -211,6 +222,7 @@ class Remembers(Excited):
         (Excited, f"{IN_WINDOWS}; everything from mean on"),
         (WritesIntoAView, "whole images were run: it writes into a view"),
         (LooksAtSwitches, "whole images were run: it looks at which cell of a max-pool won"),
+        (OfVolumes, IN_WINDOWS),
         (Remembers, "whole images were run: windows gave something else than whole images"),
     ],
 )
