@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from attribkit.cli.comparison import Comparison
+    from attribkit.cli.measuring import Ratio
 
 MODELS = "resnet18,vgg11,dla34,hrnet_w18_small,googlenet,densenet121,mobilenet_v2,legacy_xception"
 
@@ -23,6 +24,12 @@ MODELS = "resnet18,vgg11,dla34,hrnet_w18_small,googlenet,densenet121,mobilenet_v
 @click.command("bench")
 @click.argument("model", nargs=-1, shell_complete=options.model_names)
 @click.option("--models", default="", metavar="NAMES", help=f"Classifiers, separated by commas.  [default: {MODELS}]")
+@click.option(
+    "--tasks",
+    default="",
+    metavar="WORDS",
+    help="Instead, time tasks that hold one of these words, commas between; or all.",
+)
 @click.option("--method", type=click.Choice(["guided", "deconvnet"]), default="guided", show_default=True)
 @click.option(
     "--weights", "-w", default="none", show_default=True, metavar="default|none", help="Trained ones may be fetched."
@@ -39,6 +46,7 @@ MODELS = "resnet18,vgg11,dla34,hrnet_w18_small,googlenet,densenet121,mobilenet_v
 def command(
     model: tuple[str, ...],
     models: str,
+    tasks: str,
     method: str,
     weights: str,
     image: str | None,
@@ -55,6 +63,9 @@ def command(
     """
     if importlib.util.find_spec("captum") is None:
         raise click.ClickException("Captum is not installed: pip install 'attribkit[captum]'")
+    if tasks:
+        _time(tasks, rounds, device, as_json, quiet)
+        return
     from attribkit import CannotRewrite, NothingToRewrite
     from attribkit.cli.comparison import compare
     from attribkit.cli.progress import tracked
@@ -72,6 +83,33 @@ def command(
             refused[loaded.name] = str(error)
     conditions = _conditions(weights, rounds, device)
     click.echo(_as_json(conditions, compared, refused) if as_json else _as_table(conditions, compared, refused))
+
+
+def _time(words: str, rounds: int, device: str | None, as_json: bool, quiet: bool) -> None:
+    """Tasks, each beside its floor and Captum."""
+    from attribkit.cli.progress import tracked
+    from attribkit.cli.tasks import chosen
+
+    wanted = chosen([word.strip() for word in words.split(",") if word.strip()])
+    timed = [task.timed(rounds) for task in tracked(wanted, "tasks", quiet)]
+    conditions = _conditions("none", rounds, device)
+    if as_json:
+        click.echo(json.dumps({**conditions, "tasks": [asdict(each) for each in timed]}, indent=2))
+        return
+    rows = [["task", "ms", "time / floor", "the floor", "time / Captum"]]
+    for each in timed:
+        by_captum = "" if each.by_captum is None else _small(each.by_captum)
+        rows.append([each.task, f"{each.milliseconds:.1f}", str(each.by_floor), each.floor, by_captum])
+    click.echo("\n".join([_heading(conditions), *_aligned(rows)]))
+
+
+def _small(ratio: Ratio) -> str:
+    """A ratio, as its inverse where that is easier to read."""
+    return (
+        str(ratio)
+        if ratio.median > 0.1
+        else f"1/{1 / ratio.median:.0f} (1/{1 / ratio.high:.0f} to 1/{1 / ratio.low:.0f})"
+    )
 
 
 def _noise(like: torch.Tensor, size: int | None) -> torch.Tensor:
@@ -113,16 +151,22 @@ def _as_json(conditions: dict[str, Any], compared: list[Comparison], refused: di
 
 
 def _as_table(conditions: dict[str, Any], compared: list[Comparison], refused: dict[str, str]) -> str:
-    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
-    setting = f"{conditions['machine']}, {conditions['threads']} threads, weights {conditions['weights']}"
     heads = ["model", "agree", "right", "time / Captum", "time / autograd", "Captum / autograd", "memory / Captum"]
     rows = [heads, *map(_row, compared)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     notes = [f"{each.model}: Captum fails: {each.captum_error}" for each in compared if each.captum_error]
     notes += [f"{each.model}: who is right was not judged: {each.not_judged}" for each in compared if each.not_judged]
     notes += [f"{name}: refused: {why}" for name, why in refused.items()]
-    return "\n".join([f"{versions}; {setting}", *lines, *notes])
+    return "\n".join([_heading(conditions), *_aligned(rows), *notes])
+
+
+def _heading(conditions: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in conditions["versions"].items())
+    return f"{versions}; {conditions['machine']}, {conditions['threads']} threads, weights {conditions['weights']}"
+
+
+def _aligned(rows: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _row(compared: Comparison) -> list[str]:

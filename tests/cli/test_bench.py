@@ -6,6 +6,7 @@ import importlib.util
 import json
 
 import pytest
+import torch
 from commands import Command
 
 QUICK = ("--size", "64", "--rounds", "2")
@@ -69,3 +70,26 @@ def test_bad_calls_are_one_line(run: Command, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "captum" else find(name))
     done = run("bench", "--models", "timm:test_resnet", *QUICK)
     assert (done.code, done.err) == (1, "attribkit: Captum is not installed: pip install 'attribkit[captum]'\n")
+
+
+def test_tasks_are_timed_beside_their_floor_and_captum(run: Command) -> None:
+    """Those whose names hold one of the words; Captum's time only where it has such a way."""
+    done = run("bench", "--tasks", "one map of resnet18,three methods", "--rounds", "2", "--json")
+    assert done.code == 0
+    one, three = json.loads(done.out)["tasks"]
+    assert (one["task"], three["task"]) == ("one map of resnet18", "three methods, resnet18")
+    assert all(0 < ratio["low"] <= ratio["median"] <= ratio["high"] for ratio in (one["by_floor"], one["by_captum"]))
+    assert three["by_captum"] is None
+    lines = run("bench", "--tasks", "three methods", "--rounds", "2").out.splitlines()
+    assert lines[1].split()[:2] == ["task", "ms"]
+    assert lines[2].startswith("three methods, resnet18  ")
+    assert "one after another" in lines[2]
+    assert "there is no task of nonesuch: there are one map of" in run("bench", "--tasks", "nonesuch").err
+
+
+def test_a_task_has_one_answer_whichever_way() -> None:
+    from attribkit.cli import tasks
+
+    for ways in (tasks.one_map("resnet18"), tasks.units("resnet18", "layer1.0", [5], (7, 7))):
+        ours, theirs = ways[tasks.OURS]().values, ways[tasks.CAPTUM]().detach()  # type: ignore[attr-defined]
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
