@@ -64,7 +64,9 @@ def command(
     if importlib.util.find_spec("captum") is None:
         raise click.ClickException("Captum is not installed: pip install 'attribkit[captum]'")
     if tasks:
-        _time(tasks, rounds, device, as_json, quiet)
+        if model or models or device not in (None, "cpu"):
+            raise click.UsageError("--tasks times networks of its own, on the CPU: leave out models and --device")
+        _time(tasks, rounds, as_json, quiet)
         return
     from attribkit import CannotRewrite, NothingToRewrite
     from attribkit.cli.comparison import compare
@@ -85,14 +87,14 @@ def command(
     click.echo(_as_json(conditions, compared, refused) if as_json else _as_table(conditions, compared, refused))
 
 
-def _time(words: str, rounds: int, device: str | None, as_json: bool, quiet: bool) -> None:
+def _time(words: str, rounds: int, as_json: bool, quiet: bool) -> None:
     """Tasks, each beside its floor and Captum."""
     from attribkit.cli.progress import tracked
     from attribkit.cli.tasks import chosen
 
     wanted = chosen([word.strip() for word in words.split(",") if word.strip()])
     timed = [task.timed(rounds) for task in tracked(wanted, "tasks", quiet)]
-    conditions = _conditions("none", rounds, device)
+    conditions = _conditions("none", rounds, "cpu")
     if as_json:
         click.echo(json.dumps({**conditions, "tasks": [asdict(each) for each in timed]}, indent=2))
         return

@@ -40,7 +40,7 @@ class Task:
     name: str
     floor: str
     ways: Callable[[], Mapping[str, Work]]
-    captum_once: int = 1  # one turn of Captum's does this share of the task, which is long enough
+    captum_once: int = 1  # how many of what Captum does in one turn make the whole task
 
     def timed(self, rounds: int) -> Timed:
         """Take turns; everything runs once before, to warm up."""

@@ -84,6 +84,7 @@ def test_tasks_are_timed_beside_their_floor_and_captum(run: Command) -> None:
     assert lines[1].split()[:2] == ["task", "ms"]
     assert lines[2].startswith("three methods, resnet18  ")
     assert "one after another" in lines[2]
+    assert "networks of its own" in run("bench", "resnet18", "--tasks", "all").err
     assert "there is no task of nonesuch: there are one map of" in run("bench", "--tasks", "nonesuch").err
 
 
