@@ -24,5 +24,9 @@ class FileError(AttribkitError, OSError):
     """A file or folder that cannot be read or written."""
 
 
+class ModelChanged(AttribkitError, RuntimeError):
+    """A map would belong to two states of a model, since somebody changed its weights while the map was made."""
+
+
 class NotSupported(AttribkitError, NotImplementedError):
     """What cannot be done under `torch.compile`, or with this version of torch."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import captum
 import captum.attr
@@ -23,6 +24,7 @@ VERSION = captum.__version__
 CAPTUM = {"guided": captum.attr.GuidedBackprop, "deconvnet": captum.attr.Deconvolution}
 
 Maker = Callable[[], Tensor]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -60,16 +62,10 @@ def compare(name: str, model: nn.Module, x: Tensor, target: int, method: str, ro
     explainer = Explainer(model, method)
     theirs = CAPTUM[method](plain_copy(model))
 
-    def by_captum() -> Tensor:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Setting (backward|forward)")  # which it says at every call
-            map_: Tensor = theirs.attribute(x.clone().requires_grad_(), target=target)
-        return map_.detach()
-
     makers: dict[str, Maker] = {
         "autograd": lambda: gradient(lambda images: model(images)[:, target].sum(), x),
         "attribkit": lambda: explainer(x, target=target).values,
-        "Captum": by_captum,
+        "Captum": quietly(lambda: theirs.attribute(x.clone().requires_grad_(), target=target).detach()),
     }
     maps, error = _maps(makers)
     if error:
@@ -92,6 +88,17 @@ def compare(name: str, model: nn.Module, x: Tensor, target: int, method: str, ro
         time={f"{who} / {base}": ratio(taken, who, base) for who, base in pairs},
         memory={f"{who} / {base}": peaks[who] / peaks[base] for who, base in pairs},
     )
+
+
+def quietly(work: Callable[[], Result]) -> Callable[[], Result]:
+    """Without what Captum warns of at every call."""
+
+    def run() -> Result:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Setting (backward|forward)")
+            return work()
+
+    return run
 
 
 def _maps(makers: Mapping[str, Maker]) -> tuple[dict[str, Tensor], str]:

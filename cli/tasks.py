@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attribkit import Explainer, load
+from attribkit.cli.comparison import quietly
 from attribkit.cli.measuring import Ratio, Work, ratio, seconds_in_turns
 from attribkit.engine.rewriting import rewrite
 from attribkit.errors import BadValue
@@ -120,17 +120,6 @@ def a_large_photograph(side: int) -> Mapping[str, Work]:
         OURS: lambda: explainer(large, channel=3, at=(20, 20)),
         FLOOR: lambda: explainer(small, channel=3, at=(20, 20)),
     }
-
-
-def quietly(work: Work) -> Work:
-    """Without what Captum warns of at every call."""
-
-    def run() -> object:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Setting (backward|forward)")
-            return work()
-
-    return run
 
 
 def tasks() -> Iterator[Task]:

@@ -1,14 +1,20 @@
-"""What tests of commands share."""
+"""What all tests say at first, and what those of commands share."""
 
 from __future__ import annotations
 
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from commands import Command, Done
 
 from attribkit.cli.main import main
+
+
+def pytest_report_header() -> str:
+    """The versions that are tested: of the oldest and of the newest, it matters which they were."""
+    return ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "timm", "captum"))
 
 
 @pytest.fixture

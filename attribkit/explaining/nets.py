@@ -15,7 +15,7 @@ from attribkit.engine.plan import Plan
 from attribkit.engine.rewriting import rewrite_by
 from attribkit.engine.rules import Relay
 from attribkit.engine.shadow import unwrapped
-from attribkit.errors import BadType
+from attribkit.errors import BadType, ModelChanged
 from attribkit.explaining.calls import address, calls
 from attribkit.explaining.fields import KnownField, known_field
 from attribkit.explaining.finite import check_finite
@@ -47,7 +47,8 @@ class Nets:
             net = self.idle.pop() if self.idle else None
         net = net or self.made(now)
         try:
-            yield net
+            with net.of_one_state():
+                yield net
         finally:
             with self.lock:
                 self.idle.append(net)
@@ -78,6 +79,31 @@ class Net:
         self.snapshot = snapshot
         self.task = task
         self.question = task.question
+        held = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+        self.weights = [weight for weight in held if not weight.is_inference()]
+
+    @contextmanager
+    def of_one_state(self) -> Iterator[None]:
+        """Refuses what was computed while another thread changed the weights: a step of training, for one."""
+        before = self.versions()
+        try:
+            yield
+        except RuntimeError as error:  # torch's own, where a weight changed between the way up and the way down
+            if self.versions() == before:
+                raise
+            raise self.changed() from error
+        if self.versions() != before:
+            raise self.changed()
+
+    def versions(self) -> list[int]:
+        """How often each weight has been written into, by torch's count."""
+        return [weight._version for weight in self.weights]
+
+    def changed(self) -> ModelChanged:
+        return ModelChanged(
+            f"the weights of {type(self.model).__name__} changed while it was explained: ask again,"
+            " or explain a copy.deepcopy of it where another thread trains it"
+        )
 
     def explained(self, images: Tensor, target: Target, seen: Tensor | None) -> Explained:
         """Units of these images, each with its maps; `seen` is the layer's output, where somebody has it already."""

@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import attribkit
+from attribkit.errors import ModelChanged
 from attribkit.explaining import nets
 from attribkit.units import Unit
 
@@ -590,6 +591,37 @@ def test_an_explainer_leaves_the_model_as_it_was() -> None:
 
 
 # Threads -----------------------------------------------------------------------------------------------------
+
+
+class Trained(nn.Module):
+    """Whose forward pass is met by a step of training half way, as another thread might take it just then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x).relu()
+        if STEPS:
+            thread = threading.Thread(target=STEPS.pop())
+            thread.start()
+            thread.join()
+        return self.second(x).relu()
+
+
+STEPS: list[Callable[[], object]] = []
+
+
+@pytest.mark.parametrize("weight", ["first.weight", "second.bias"])
+def test_a_map_of_two_states_of_a_model_is_refused(weight: str) -> None:
+    model, x = seeded(Trained), pictures(1, 1, 8, 8)
+    explainer = attribkit.Explainer(model)
+    before = explainer(x)
+    STEPS.append(lambda: model.get_parameter(weight).detach().mul_(2))
+    with pytest.raises(ModelChanged, match="the weights of Trained changed while it was explained: ask again"):
+        explainer(x)
+    assert explainer(x).units[0].activation != before.units[0].activation
+    assert torch.equal(explainer(x).values, attribkit.explain(model, x).values)
 
 
 @pytest.mark.parametrize("made", [{}, {"layer": "conv2"}, {"layer": "relu1"}], ids=str)

@@ -52,7 +52,7 @@ def data(count: int = 32) -> Data:
 
 
 def job(recipe: Recipe = FEW, *, seed: int = 0, count: int = 32, keep: frozenset[int] = frozenset()) -> Job:
-    return Job("strided_cnn_c", recipe, seed, data(count), CPU, keep)
+    return Job("strided_cnn_a", recipe, seed, data(count), CPU, keep)
 
 
 def trained(job: Job, folder: Path) -> list[training.Metrics]:
@@ -61,7 +61,7 @@ def trained(job: Job, folder: Path) -> list[training.Metrics]:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return dict(load(folder / "strided_cnn_c.safetensors").net.state_dict())
+    return dict(load(folder / "strided_cnn_a.safetensors").net.state_dict())
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
@@ -73,7 +73,7 @@ def test_64_images_are_learnt_by_heart(tmp_path: Path) -> None:
     one = job(recipe, count=64)
     learning = replace(one, data=replace(one.data, test=one.data.train))
     assert trained(learning, tmp_path)[-1]["test_error"] == 0
-    assert facts(tmp_path / "strided_cnn_c.safetensors")["error"] == 0
+    assert facts(tmp_path / "strided_cnn_a.safetensors")["error"] == 0
 
 
 KILLED = """
@@ -121,11 +121,11 @@ def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
 
 def test_the_folded_network_gives_what_the_trained_one_gave() -> None:
     torch.manual_seed(0)
-    net = build("all_cnn_c", training=Training(batch_norm=True, dropout=0.1))
+    net = build("all_cnn_a", training=Training(batch_norm=True, dropout=0.1))
     images = torch.randn(8, 3, 32, 32)
     for _ in range(3):  # statistics that are not those of the start
         net(images * 2 + 1)
-    bare = build("all_cnn_c")
+    bare = build("all_cnn_a")
     bare.load_state_dict(fold_batch_norm(net).state_dict())
     with torch.no_grad():
         expected = net.eval()(images)
@@ -184,7 +184,7 @@ def test_a_run_that_learns_nothing_is_started_again_with_another_seed(
         state = fresh(job, attempt)
         if attempt == 0:  # every logit is zero, and no gradient passes the last ReLU
             with torch.no_grad():
-                state.net.get_submodule("norm7").bias.fill_(-100)
+                state.net.get_submodule("norm5").bias.fill_(-100)
         return state
 
     monkeypatch.setattr(training, "_fresh", dead_at_first)
@@ -196,7 +196,7 @@ def test_a_run_that_learns_nothing_is_started_again_with_another_seed(
         (0, 3, True),
         *((1, epoch, False) for epoch in (1, 2, 3, 4)),
     ]
-    assert facts(tmp_path / "strided_cnn_c.safetensors")["attempt"] == 1
+    assert facts(tmp_path / "strided_cnn_a.safetensors")["attempt"] == 1
 
 
 def test_a_run_without_hope_ends_after_three_other_seeds(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ def test_a_folder_is_trained_in_by_one_process_only(tmp_path: Path) -> None:
         ({"seed": 1}, "seed 0, not 1"),
         ({"recipe": replace(FEW, epochs=9)}, "epochs 3, not 9"),
         ({"data": data(65)}, "digest"),
-        ({"model": "model_c"}, "model strided_cnn_c, not model_c"),
+        ({"model": "model_a"}, "model strided_cnn_a, not model_a"),
     ],
 )
 def test_the_folder_of_another_run_is_refused_and_left_as_it_is(
@@ -276,11 +276,11 @@ def test_a_damaged_checkpoint_is_told(tmp_path: Path) -> None:
 
 def test_the_file_says_how_it_was_made_and_what_it_gets_wrong(tmp_path: Path) -> None:
     trained(job(replace(FEW, precision=QUICK.precision)), tmp_path)
-    told = facts(tmp_path / "strided_cnn_c.safetensors")
-    assert (told["architecture"], told["seed"], told["epochs"]) == ("strided_cnn_c", 0, 3)
+    told = facts(tmp_path / "strided_cnn_a.safetensors")
+    assert (told["architecture"], told["seed"], told["epochs"]) == ("strided_cnn_a", 0, 3)
     assert told["data"]["source"] == "noise"
     assert told["recipe"]["name"] == "quick"
-    made = load(tmp_path / "strided_cnn_c.safetensors")
+    made = load(tmp_path / "strided_cnn_a.safetensors")
     test = pictures(20, seed=1)
     with torch.no_grad():
         logits = made.net(made.normalisation(test.images.permute(0, 3, 1, 2) / 255))
@@ -290,8 +290,8 @@ def test_the_file_says_how_it_was_made_and_what_it_gets_wrong(tmp_path: Path) ->
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     trained(job(), tmp_path)
-    with pytest.raises(ValueError, match="holds weights of strided_cnn_c, not of all_cnn_c"):
-        load(tmp_path / "strided_cnn_c.safetensors", "all_cnn_c")
+    with pytest.raises(ValueError, match="holds weights of strided_cnn_a, not of all_cnn_a"):
+        load(tmp_path / "strided_cnn_a.safetensors", "all_cnn_a")
 
 
 def test_small_images_are_refused_before_anything_is_written() -> None:
@@ -377,7 +377,7 @@ def test_a_run_sees_pieces_first_and_whole_images_last(monkeypatch: pytest.Monke
     for state.epoch in range(4):
         training._trained_epoch(one, state, loader, lambda images: None)
     assert shown == [24, 24, 32, 32]
-    assert training.suited(QUICK, "all_cnn_c", one.data) == QUICK
+    assert training.suited(QUICK, "all_cnn_a", one.data) == QUICK
     large = replace(one.data, train=Split(torch.zeros(2, 126, 126, 3, dtype=torch.uint8), one.data.train.labels[:2]))
     assert training.suited(QUICK, "large_all_cnn", large) == replace(QUICK, piece=1.0)
 
@@ -440,9 +440,9 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
     trained(job(), tmp_path)
     described = json.loads((tmp_path / "run.json").read_text())
     (tmp_path / "run.json").write_text(json.dumps(described | {"commit": "of the start"}))
-    (tmp_path / "strided_cnn_c.safetensors").unlink()
+    (tmp_path / "strided_cnn_a.safetensors").unlink()
     assert trained(job(), tmp_path) == []
-    assert facts(tmp_path / "strided_cnn_c.safetensors")["commit"] == "of the start"
+    assert facts(tmp_path / "strided_cnn_a.safetensors")["commit"] == "of the start"
     before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
     assert trained(job(), tmp_path) == []
     after = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in tmp_path.iterdir()}
@@ -451,14 +451,14 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path) -> None:
 
 def test_a_run_begins_with_the_weights_that_its_recipe_names(tmp_path: Path) -> None:
     """Of a reference model; without a step worth the name they are what it ends with. What does not fit is refused."""
-    recipe = replace(AFTER_SURGERY, epochs=1, rate=1e-12, start="strided_cnn_c")
+    recipe = replace(AFTER_SURGERY, epochs=1, rate=1e-12, start="strided_cnn_a")
     trained(job(recipe), tmp_path)
-    path = bundled("strided_cnn_c")
+    path = bundled("strided_cnn_a")
     assert path is not None
     start = load(path).net.state_dict()
     for name, tensor in weights(tmp_path).items():
         torch.testing.assert_close(tensor, start[name], rtol=1e-3, atol=1e-3)
-    assert facts(tmp_path / "strided_cnn_c.safetensors")["recipe"]["start"] == "strided_cnn_c"
+    assert facts(tmp_path / "strided_cnn_a.safetensors")["recipe"]["start"] == "strided_cnn_a"
     assert "start" not in QUICK.to_dict()
-    with pytest.raises(ValueError, match="all_cnn_c, which do not fit strided_cnn_c of 10 classes"):
+    with pytest.raises(ValueError, match="all_cnn_c, which do not fit strided_cnn_a of 10 classes"):
         job(AFTER_SURGERY).check()

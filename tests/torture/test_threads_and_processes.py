@@ -74,6 +74,61 @@ def test_sixteen_threads_on_one_model(tried: Tried) -> None:
     tried("maps of three rules in 16 threads on one model, bit for bit", right)
 
 
+class Repeating(Net):
+    """Whose second convolution is used again and again: a map during which it changes would mix two networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.conv1(x))
+        for _ in range(8):
+            x = torch.relu(self.conv2(x) + x)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_step_of_training_while_a_map_is_made(name: str, tried: Tried) -> None:
+    """Each map belongs to the weights of one moment, or is refused."""
+    torch.manual_seed(0)
+    model = Repeating()
+    weight, expected = model.conv2.get_parameter(name), []
+    states = [weight.detach().clone(), weight.detach() * 1.5]
+    for state in states:
+        weight.data.copy_(state)
+        expected += [[explained(model, number) for number in range(3)]]
+    training, over = threading.Event(), threading.Event()
+
+    def train() -> None:
+        while not over.is_set():
+            training.wait()
+            with torch.no_grad():
+                for state in states:
+                    weight.copy_(state)
+
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    right = refused = 0
+    try:
+        for number in range(times(1500)):
+            (training.set if number % 2 else training.clear)()
+            try:
+                values = explained(model, number % 3)
+            except attribkit.errors.ModelChanged:
+                refused += 1
+            else:
+                right += any(torch.equal(values, maps[number % 3]) for maps in expected)
+    finally:
+        over.set()
+        training.set()
+        trainer.join()
+    assert right + refused == times(1500)
+    assert min(right, refused) > 0
+    tried("maps while another thread writes weights: of one state", right)
+    tried("maps while another thread writes weights: refused", refused)
+
+
 @pytest.mark.parametrize("start", ["spawn", "forkserver"])
 def test_other_processes(start: str, tried: Tried) -> None:
     expected = [explained(net(), number) for number in range(6)]
