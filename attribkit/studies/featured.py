@@ -27,13 +27,15 @@ HALF = 32_768.0
 """Up to this a layer's features are kept as they are; larger ones are divided by a power of two first."""
 
 
-def grid_of(channels: int, sides: tuple[int, ...], most: int) -> tuple[int, int] | None:
-    """Into how many rows and columns a map is averaged to come to at most so many numbers; None of a vector."""
-    if not sides:
-        return None
-    height, width = sides
-    side = max(n for n in range(1, max(sides) + 1) if n == 1 or channels * min(n, height) * min(n, width) <= most)
-    return min(side, height), min(side, width)
+def grid_of(channels: int, sides: tuple[int, ...], most: int) -> tuple[int, ...]:
+    """Into how many rows and columns a map, or groups tokens, are averaged to come to at most so many numbers."""
+
+    def cells(n: int) -> tuple[int, ...]:
+        return tuple(min(n, side) for side in sides)
+
+    return next(
+        (cells(n) for n in range(max(sides, default=1), 1, -1) if channels * math.prod(cells(n)) <= most), cells(1)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,13 +46,13 @@ class Featuring:
         model: The network, on the device that works.
         pictures: The data.
         layers: Paths.
-        grids: Of each layer, into how many rows and columns its maps are averaged; None of vectors.
+        grids: Of each layer, into how many rows and columns its maps are averaged, or its tokens into how many groups.
     """
 
     model: nn.Module
     pictures: PictureSet
     layers: tuple[str, ...]
-    grids: tuple[tuple[int, int] | None, ...]
+    grids: tuple[tuple[int, ...], ...]
 
     def missing(self, folder: RunFolder) -> list[int]:
         """Numbers of the shards whose files are not there yet."""
@@ -79,9 +81,10 @@ class Featuring:
         return npz(**arrays)
 
 
-def pooled(units: Tensor, grid: tuple[int, int] | None) -> Array:
+def pooled(units: Tensor, grid: tuple[int, ...]) -> Array:
     """Of a batch: images x features."""
-    means = units if grid is None else F.adaptive_avg_pool2d(units, grid)
+    pool = {0: lambda vectors, _: vectors, 1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d}[len(grid)]
+    means: Tensor = pool(units, grid)
     return means.flatten(1).cpu().numpy()
 
 

@@ -111,7 +111,7 @@ def invariance(
 
     Raises:
         BadValue: There are no images, or a layer, a class or a move makes no sense.
-        BadType: A layer gives neither maps nor vectors.
+        BadType: A layer gives neither maps, tokens nor vectors.
         FileError: A file cannot be read or written.
     """
     views = Views(loaded, size)

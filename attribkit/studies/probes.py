@@ -125,7 +125,7 @@ def probe(
         remove: Layers that pass on what they get, which leaves those after them as they were trained.
         keep: For each layer named, how many channels stay: those whose weights have the largest norm.
         features: How many numbers of a layer the classifier gets at the most: maps are averaged over a grid of as many
-            cells as fit, but each channel keeps one number at least.
+            cells as fit, tokens in as many groups, but each channel keeps one number at least.
         size: The side of the square that the network sees, where it takes any.
         out: A folder in which features and classifiers are kept; a run that was stopped goes on from there.
         force: Start again where `out` holds another study.
@@ -263,7 +263,7 @@ def _without_inner(layers: tuple[str, ...], removed: Sequence[str], named: bool)
     return tuple(layer for layer in layers if layer not in inside)
 
 
-def _grids(model: nn.Module, layers: tuple[str, ...], x: Tensor, most: int) -> tuple[tuple[int, int] | None, ...]:
+def _grids(model: nn.Module, layers: tuple[str, ...], x: Tensor, most: int) -> tuple[tuple[int, ...], ...]:
     with torch.inference_mode():
         units = Truncated(model, layers)(x)
     return tuple(grid_of(each.shape[1], tuple(each.shape[2:]), most) for each in units)

@@ -49,12 +49,12 @@ def chosen(model: nn.Module, layers: Sequence[str] | None, x: Tensor, most: int)
 
 
 def with_weights(model: nn.Module, x: Tensor) -> list[str]:
-    """Convolutions and linear layers, by their first call, of which each gives a map or a vector per image."""
+    """Convolutions and linear layers, by their first call, of which each gives maps, tokens or a vector per image."""
     net = shadow(model)
     called: dict[str, None] = {}
 
     def keep(name: str, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() in (2, 4) and len(output) == len(x):
+        if isinstance(output, Tensor) and output.dim() in (2, 3, 4) and len(output) == len(x):
             called.setdefault(name)
 
     weighted = [(name, module) for name, module in inside(net) if _has_weights(module)]

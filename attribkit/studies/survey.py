@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from attribkit.errors import BadType
+from attribkit.explaining.targets import TOKEN_DIMS
 from attribkit.files import npz
 from attribkit.studies.data import PictureSet
 from attribkit.studies.folder import RunFolder
@@ -124,6 +126,7 @@ class Survey:
             for numbers, images in batches(readable(inputs, unreadable)):
                 shapes += [(number, *images.shape[1:]) for number in numbers]
                 layers = net(images.to(device_of(self.model)))
+                _check_no_tokens(self.layers, layers)
                 of_batch = [self._found(np.array(numbers), units) for units in layers]
                 found = found or [_nothing(units) for units in layers]
                 found = [old.merged(new, self.keep) for old, new in zip(found, of_batch, strict=True)]
@@ -154,6 +157,12 @@ def device_of(model: nn.Module) -> torch.device:
     """Where a model is."""
     tensor = next(chain(model.parameters(), model.buffers()), None)
     return torch.device("cpu") if tensor is None else tensor.device
+
+
+def _check_no_tokens(layers: Sequence[str], units: Sequence[Tensor]) -> None:
+    for layer, each in zip(layers, units, strict=True):
+        if each.dim() == TOKEN_DIMS:
+            raise BadType(f"a gallery needs a layer of maps or of vectors; {layer!r} gives tokens")
 
 
 def _nothing(units: Tensor) -> Found:

@@ -12,6 +12,7 @@ from attribkit.engine.rewriting import Stop
 from attribkit.engine.shadow import TAKEN, Taken, shadow
 from attribkit.errors import BadType, BadValue
 from attribkit.explaining.calls import check_layer
+from attribkit.explaining.targets import channels_first
 
 
 class Truncated:
@@ -38,7 +39,7 @@ class Truncated:
             self.net.get_submodule(layer).register_forward_hook(self._keep(layer))
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """For each layer images x channels x height x width, or images x channels, as floats of 32 bits."""
+        """For each layer images x channels (x tokens, or x height x width), as floats of 32 bits."""
         self._seen.clear()
         taken: Taken | None = getattr(self.net, TAKEN, None)
         if taken is not None:
@@ -67,7 +68,7 @@ class Truncated:
         if layer not in self._seen:
             raise BadValue(f"the layer {layer!r} was never reached: forward does not call it")
         output = self._seen[layer]
-        if not isinstance(output, Tensor) or output.dim() not in (2, 4) or len(output) != images:
+        if not isinstance(output, Tensor) or output.dim() not in (2, 3, 4) or len(output) != images:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise BadType(f"this study needs a layer of images x channels x height x width; {layer!r} gives {shape}")
-        return output.float()
+        return channels_first(output, image_dims=4).float()

@@ -85,7 +85,7 @@ def test_features_are_averages_over_a_grid() -> None:
     assert featured.grid_of(8, (12, 6), 100) == (3, 3)
     assert featured.grid_of(8, (12, 6), 8 * 9 * 6) == (9, 6)
     assert featured.grid_of(300, (7, 7), 100) == (1, 1)
-    assert featured.grid_of(300, (), 100) is None
+    assert featured.grid_of(300, (), 100) == ()
     maps = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     pooled = featured.pooled(maps, (2, 3))
     cells = [maps[:, c, 3 * y : 3 * y + 3, 2 * x : 2 * x + 2] for c in range(3) for y in range(2) for x in range(3)]
