@@ -18,7 +18,6 @@ from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
 from torch.nn.modules.batchnorm import _NormBase as AnyNorm  # batch norms and instance norms
 from torch.nn.modules.conv import _ConvNd as AnyConvolution  # transposed ones too
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 __all__ = [
     "NN",
@@ -35,8 +34,6 @@ __all__ = [
     "saved_tensors_hooked",
     "storage_of",
     "transforms_active",
-    "tree_flatten",
-    "tree_map",
     "uncompiled",
 ]
 
