@@ -107,6 +107,7 @@ VIEWS = ("classic", "signed", "absolute", "positive")
     help="rule: the deconvnet bypasses local response normalisation.",
 )
 @click.option("--precision", type=click.Choice(["bfloat16"]), help="Faster and coarser.  [default: float32]")
+@click.option("--fast", is_flag=True, help="Fold batch norms, and have channels last: the same to rounding.")
 @click.option("--view", type=click.Choice(VIEWS), default=VIEWS[0], show_default=True, help="How a png shows maps.")
 @click.option(
     "--scale", type=click.IntRange(1, 8), default=1, show_default=True, help="How many times as large a png or svg is."

@@ -13,7 +13,7 @@ from attribkit.engine import rules
 from attribkit.engine.plan import plan_of
 from attribkit.engine.rules import Relay
 from attribkit.engine.switches import Switches
-from attribkit.errors import BadType, BadValue
+from attribkit.errors import BadValue
 from attribkit.explaining import targets
 from attribkit.explaining.attribution import Attribution
 from attribkit.explaining.drawing import Inputs
@@ -21,10 +21,10 @@ from attribkit.explaining.given import (
     Method,
     Model,
     Pick,
+    check_images,
     check_names,
     has_function,
     is_one,
-    looks_at_planes,
     named,
     unloaded,
 )
@@ -68,6 +68,8 @@ class Explainer(Generic[Result]):
             never ("gradient").
         precision: "bfloat16" computes in bfloat16, forwards and backwards, as `torch.autocast` does. Maps have the
             type of the images nevertheless.
+        fast: Compute with a copy of the model whose batch norms are folded and whose channels come last: the same to
+            rounding. Weights that change are seen where torch counts it, so not behind `tensor.data`.
 
     Raises:
         BadValue: An argument makes no sense, or the model has no such layer.
@@ -88,6 +90,7 @@ class Explainer(Generic[Result]):
         replay: Literal["down", "both"] = "down",
         norms: Literal["rule", "bypass", "gradient"] = "rule",
         precision: Literal["bfloat16"] | None = None,
+        fast: bool = False,
     ) -> None: ...
     @overload
     def __init__(
@@ -103,6 +106,7 @@ class Explainer(Generic[Result]):
         replay: Literal["down", "both"] = "down",
         norms: Literal["rule", "bypass", "gradient"] = "rule",
         precision: Literal["bfloat16"] | None = None,
+        fast: bool = False,
     ) -> None: ...
     def __init__(
         self,
@@ -117,6 +121,7 @@ class Explainer(Generic[Result]):
         replay: Literal["down", "both"] = "down",
         norms: Literal["rule", "bypass", "gradient"] = "rule",
         precision: Literal["bfloat16"] | None = None,
+        fast: bool = False,
     ) -> None:
         self._loaded = model
         self.model, loaded_output, self.labels = unloaded(model)
@@ -134,7 +139,7 @@ class Explainer(Generic[Result]):
         # Recorded switches point into whole planes; signals that overwrite may carry to a unit what lies beside it.
         local = isinstance(switches, str) and replay == "down" and overlap == "add" and self.output is None
         local = local and not any(map(has_function, self._rules))
-        self._nets = Nets(self.model, plan, Question(layer, self.output, precision, local))
+        self._nets = Nets(self.model, plan, Question(layer, self.output, precision, local, fast))
         self.settings: dict[str, Any] = {
             "switches": switches if isinstance(switches, str) else "recorded",
             "activations": activations,
@@ -142,8 +147,8 @@ class Explainer(Generic[Result]):
             "replay": replay,
             "norms": norms,
         }
-        if precision is not None:
-            self.settings["precision"] = precision
+        self.settings |= {"precision": precision} if precision else {}
+        self.settings |= {"fast": True} if fast else {}
 
     @property
     def methods(self) -> list[str]:
@@ -179,7 +184,7 @@ class Explainer(Generic[Result]):
             BadValue: An argument does not fit the model or the other arguments.
             NothingToRewrite: The rule has nothing to act on in this model.
         """
-        self._check(images)
+        check_images(images, self.model, self.precision)
         asked = Asked(self.layer, self._channels(len(images), channel, channels, target, targets), at)
         results = self.results(self.explained(images, asked))
         inputs = Inputs.of(self._loaded, images)
@@ -197,7 +202,7 @@ class Explainer(Generic[Result]):
         Returns:
             For each method, by its name, one map per image.
         """
-        self._check(images)
+        check_images(images, self.model, self.precision)
         explained = self.explained(images, Given(units))
         return dict(zip(self.methods, explained.maps, strict=True))
 
@@ -241,18 +246,6 @@ class Explainer(Generic[Result]):
             return targets.as_channels(one, more, images, "target")
         return targets.as_channels(channel, channels, images, "channel")
 
-    def _check(self, images: Tensor) -> None:
-        if not isinstance(images, Tensor) or not images.is_floating_point():
-            kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
-            remedy = "; preprocess them first, as in attribkit.load(...).preprocess(picture)[None]"
-            raise BadType(f"images must be a float tensor of N x C x H x W, not {kind}{remedy}")
-        if images.dim() == 3 and isinstance(self.model, nn.Module) and looks_at_planes(self.model):
-            raise BadValue("images have no batch dimension; write images[None] for one image")
-        if images.numel() == 0:
-            raise BadValue(f"there is nothing to explain in images of shape {tuple(images.shape)}")
-        if self.precision is not None and images.dtype not in (torch.float32, torch.bfloat16):
-            raise BadType(f"precision='bfloat16' needs images of float32, not of {images.dtype}")
-
 
 # ---------------------------------------------------------------------------------------------------------- explain
 
@@ -276,6 +269,7 @@ def explain(  # type: ignore[overload-overlap]  # a str is a sequence of str, bu
     replay: Literal["down", "both"] = "down",
     norms: Literal["rule", "bypass", "gradient"] = "rule",
     precision: Literal["bfloat16"] | None = None,
+    fast: bool = False,
 ) -> Attribution: ...
 @overload
 def explain(
@@ -296,6 +290,7 @@ def explain(
     replay: Literal["down", "both"] = "down",
     norms: Literal["rule", "bypass", "gradient"] = "rule",
     precision: Literal["bfloat16"] | None = None,
+    fast: bool = False,
 ) -> dict[str, Attribution]: ...
 @overload
 def explain(
@@ -316,6 +311,7 @@ def explain(
     replay: Literal["down", "both"] = "down",
     norms: Literal["rule", "bypass", "gradient"] = "rule",
     precision: Literal["bfloat16"] | None = None,
+    fast: bool = False,
 ) -> tuple[Any, ...]: ...
 def explain(
     model: Model,
@@ -335,6 +331,7 @@ def explain(
     replay: Literal["down", "both"] = "down",
     norms: Literal["rule", "bypass", "gradient"] = "rule",
     precision: Literal["bfloat16"] | None = None,
+    fast: bool = False,
 ) -> Attribution | dict[str, Attribution] | tuple[Any, ...]:
     """Explain which pixels made a unit fire.
 
@@ -364,6 +361,7 @@ def explain(
         norms: Whether local response normalisation is bypassed: by the deconvnet only ("rule"), always ("bypass") or
             never ("gradient").
         precision: "bfloat16" computes in bfloat16, as `torch.autocast` does; maps have the type of the images.
+        fast: Fold batch norms, and have channels last, in a copy: the same to rounding.
 
     Returns:
         The maps, one per unit, image by image. For a list of methods, a dict of results by their names. For a tuple of
@@ -381,6 +379,7 @@ def explain(
         "replay": replay,
         "norms": norms,
         "precision": precision,
+        "fast": fast,
     }
     asked: dict[str, Any] = {"channel": channel, "channels": channels, "target": target, "targets": targets, "at": at}
     if isinstance(images, tuple):

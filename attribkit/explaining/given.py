@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from attribkit.engine.rules import Rule, RuleByPart, RuleLike
@@ -77,7 +78,20 @@ def has_function(rule: Rule | RuleByPart) -> bool:
     return any(part.function is not None for part in parts)
 
 
-def looks_at_planes(model: nn.Module) -> bool:
+def check_images(images: Any, model: Any, precision: str | None) -> None:
+    if not isinstance(images, Tensor) or not images.is_floating_point():
+        kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        remedy = "; preprocess them first, as in attribkit.load(...).preprocess(picture)[None]"
+        raise BadType(f"images must be a float tensor of N x C x H x W, not {kind}{remedy}")
+    if images.dim() == 3 and isinstance(model, nn.Module) and _looks_at_planes(model):
+        raise BadValue("images have no batch dimension; write images[None] for one image")
+    if images.numel() == 0:
+        raise BadValue(f"there is nothing to explain in images of shape {tuple(images.shape)}")
+    if precision is not None and images.dtype not in (torch.float32, torch.bfloat16):
+        raise BadType(f"precision='bfloat16' needs images of float32, not of {images.dtype}")
+
+
+def _looks_at_planes(model: nn.Module) -> bool:
     return any(isinstance(module, nn.Conv2d) for module in model.modules())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -15,14 +15,18 @@ from attribkit.engine.plan import Plan
 from attribkit.engine.rewriting import rewrite_by
 from attribkit.engine.rules import Relay
 from attribkit.engine.shadow import unwrapped
-from attribkit.errors import BadType, ModelChanged
+from attribkit.errors import BadType, BadValue, ModelChanged
 from attribkit.explaining.calls import address, calls
 from attribkit.explaining.fields import KnownField, known_field
 from attribkit.explaining.finite import check_finite
+from attribkit.explaining.quick import quickened
 from attribkit.explaining.snapshot import kept, snapshot
 from attribkit.explaining.targets import Rows, Target
 from attribkit.explaining.task import Explained, Question, Task
 from attribkit.explaining.windows import ReceptiveField
+
+ROUNDING = 1e-3
+"""What a quick copy's outputs may be off, as a share of the largest."""
 
 COMPARED = 4
 """So many images are enough to compare parts with, where nothing has to be looked for on whole ones."""
@@ -36,6 +40,7 @@ class Nets:
         self.plan = plan
         self.question = question
         self.lock = threading.Lock()
+        self.quick: tuple[Any, nn.Module] | None = None
         self.idle = [self.made(self.now())]
 
     @contextmanager
@@ -43,7 +48,7 @@ class Nets:
         """A network, until it is given back."""
         now = self.now()
         with self.lock:
-            self.idle = [net for net in self.idle if net.snapshot == now]
+            self.idle = [net for net in self.idle if net.fits(now)]
             net = self.idle.pop() if self.idle else None
         net = net or self.made(now)
         try:
@@ -68,36 +73,47 @@ class Nets:
         if isinstance(plan.rule, Relay):  # of which each network needs its own: it is turned while signals go down
             plan = replace(plan, rule=Relay(plan.rule.rules))
         with torch.inference_mode(False):
-            return Net(self.model, now, Task(rewrite_by(self.model, plan), self.question, at))
+            task = Task(rewrite_by(self.model, plan), self.question, at)
+            quick = replace(task, net=rewrite_by(self.quickened(now), plan)) if self.question.fast else None
+            return Net(self.model, now, task, quick)
+
+    def quickened(self, now: list[Any]) -> nn.Module:
+        """A quick copy of the model, one for all nets, for as long as the weights stay."""
+        with self.lock:
+            state = now, versions(weights(self.model))
+            if self.quick is None or self.quick[0] != state:
+                self.quick = state, quickened(unwrapped(self.model))
+            return self.quick[1]
 
 
 class Net:
     """A rewritten network, and the snapshot of the model that it was made from."""
 
-    def __init__(self, model: Any, snapshot: list[Any], task: Task) -> None:
+    def __init__(self, model: Any, snapshot: list[Any], task: Task, quick: Task | None) -> None:
         self.model = model
         self.snapshot = snapshot
         self.task = task
+        self.quick = quick
         self.question = task.question
-        held = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
-        self.weights = [weight for weight in held if not weight.is_inference()]
+        self.weights = weights(model)
+        self.of = versions(self.weights)
+
+    def fits(self, now: list[Any]) -> bool:
+        """Whether it still is what would be made of the model; weights themselves are shared, but with a quick copy."""
+        return self.snapshot == now and (not self.question.fast or self.of == versions(self.weights))
 
     @contextmanager
     def of_one_state(self) -> Iterator[None]:
         """Refuses what was computed while another thread changed the weights: a step of training, for one."""
-        before = self.versions()
+        before = versions(self.weights)
         try:
             yield
         except RuntimeError as error:  # torch's own, where a weight changed between the way up and the way down
-            if self.versions() == before:
+            if versions(self.weights) == before:
                 raise
             raise self.changed() from error
-        if self.versions() != before:
+        if versions(self.weights) != before:
             raise self.changed()
-
-    def versions(self) -> list[int]:
-        """How often each weight has been written into, by torch's count."""
-        return [weight._version for weight in self.weights]
 
     def changed(self) -> ModelChanged:
         return ModelChanged(
@@ -107,12 +123,25 @@ class Net:
 
     def explained(self, images: Tensor, target: Target, seen: Tensor | None) -> Explained:
         """Units of these images, each with its maps; `seen` is the layer's output, where somebody has it already."""
+        if self.quick is not None:
+            self.task, self.quick = self._compared(self.quick, images), None
         known = self.known(images, target)
         explained = self.on_crops(known, images, target, seen)
         explained = explained or self.task.on_whole_images(images, known.field, target)
         check_finite(explained, self.task, images)
         named = [replace(unit, layer=self.name(images)) for unit in explained.units]
         return replace(explained, units=named)
+
+    def _compared(self, quick: Task, images: Tensor) -> Task:
+        """The quick one, where it gives what the model gives."""
+        ours, models = quick.looked_at(images[:1]), self.task.looked_at(images[:1])
+        if ours.shape != models.shape or (ours - models).abs().max() > ROUNDING * models.abs().max():
+            what = "the output" if self.question.layer is None else f"layer {self.question.layer!r}"
+            raise BadValue(
+                f"fast=True changes what {what} gives, as folding does to a convolution before its norm: ask for the"
+                " norm, or leave fast out"
+            )
+        return quick
 
     def name(self, images: Tensor) -> str | None:
         """The layer's, with the number of its call where it is called several times and none was asked for."""
@@ -160,3 +189,14 @@ class Net:
             return rows, None
         output = seen if seen is not None and begun else self.task.looked_at(images)
         return target.among(output, known.field), output
+
+
+def weights(model: Any) -> list[Tensor]:
+    """What a map is made of and training changes."""
+    held = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    return [tensor for tensor in held if not tensor.is_inference()]
+
+
+def versions(tensors: Sequence[Tensor]) -> list[int]:
+    """How often each has been written into, by torch's count."""
+    return [tensor._version for tensor in tensors]

@@ -83,8 +83,11 @@ class Featuring:
 
 def pooled(units: Tensor, grid: tuple[int, ...]) -> Array:
     """Of a batch: images x features."""
-    pool = {0: lambda vectors, _: vectors, 1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d}[len(grid)]
-    means: Tensor = pool(units, grid)
+    means = units
+    if len(grid) == 1:
+        means = F.adaptive_avg_pool1d(units, grid[0])
+    elif len(grid) == 2:
+        means = F.adaptive_avg_pool2d(units, (grid[0], grid[1]))
     return means.flatten(1).cpu().numpy()
 
 

@@ -279,8 +279,8 @@ def test_nothing_is_run_twice(
 
 
 def test_options_of_the_library_are_offered(explain: Command, tmp_path: Path) -> None:
-    """overlap, replay, norms and precision say in the manifest that they were asked for."""
-    words = ("--overlap", "overwrite", "--replay", "both", "--norms", "gradient", "--precision", "bfloat16")
+    """overlap, replay, norms, precision and fast say in the manifest that they were asked for."""
+    words = ("--overlap", "overwrite", "--replay", "both", "--norms", "gradient", "--precision", "bfloat16", "--fast")
     done = explain("cat.jpg", *words, "--switches", "center", "--method", "guided", "--out", "map.npz")
     assert (done.code, done.err) == (0, "")
     found = attribkit.Attribution.load(tmp_path / "map.npz")
@@ -291,6 +291,7 @@ def test_options_of_the_library_are_offered(explain: Command, tmp_path: Path) ->
         "replay": "both",
         "norms": "gradient",
         "precision": "bfloat16",
+        "fast": True,
     }
     assert explain("cat.jpg", "--precision", "float8").code == 2
 

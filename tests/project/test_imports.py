@@ -34,9 +34,9 @@ FOREIGN = ("captum", "timm", "torchvision")
 STOREYS = (
     ("attribkit", "attribkit.errors", "attribkit.files", "attribkit.identity", "attribkit.units"),
     ("attribkit.engine",),
-    ("attribkit.report",),
+    ("attribkit.report", "attribkit.structure"),
     ("attribkit.explaining",),
-    ("attribkit.metrics", "attribkit.structure", "attribkit.studies", "attribkit.verify"),
+    ("attribkit.metrics", "attribkit.studies", "attribkit.verify"),
     ("attribkit.adapters",),
     ("attribkit.reference_models", "attribkit.reference_models.training"),
     ("attribkit.reference_models.switch_study",),
