@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import captum.attr
 import torch
@@ -65,10 +66,10 @@ def noise(count: int = 1, side: int = 224) -> Tensor:
     return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
 
 
-def one_map(name: str) -> Mapping[str, Work]:
+def one_map(name: str, **options: Any) -> Mapping[str, Work]:
     """A class, beside its plain gradient."""
     model, x = network(name), noise()
-    explainer, theirs = Explainer(model, "guided"), captum.attr.GuidedBackprop(plain_copy(model))
+    explainer, theirs = Explainer(model, "guided", **options), captum.attr.GuidedBackprop(plain_copy(model))
     return {
         OURS: lambda: explainer(x, target=1),
         FLOOR: lambda: gradient(lambda images: model(images)[:, 1].sum(), x),
@@ -126,6 +127,7 @@ def tasks() -> Iterator[Task]:
     """All of them, from the smallest question to the largest."""
     for name in ("resnet18", "vgg16", "resnet50", "densenet121", "mobilenet_v2", "hrnet_w18_small"):
         yield Task(f"one map of {name}", "plain gradient", partial(one_map, name))
+        yield Task(f"one fast map of {name}", "plain gradient", partial(one_map, name, fast=True))
     vgg, resnet = ("vgg16", "features.10"), ("resnet50", "layer3.2")
     yield Task("one unit of vgg16 features.10", "gradient of the layer", partial(units, *vgg, [5], (28, 28)))
     yield Task("one unit of resnet50 layer3.2", "gradient of the layer", partial(units, *resnet, [5], (7, 7)))

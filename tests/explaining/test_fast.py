@@ -1,4 +1,4 @@
-"""`fast=True`: a quicker copy computes, and gives what the model gives, to rounding; what it would change is refused."""
+"""`fast=True`: a quicker copy computes, and gives what the model gives, to rounding; what it changes is refused."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_maps_of_real_networks(name: str) -> None:
 
 
 def test_a_layer_that_folding_changes_is_refused() -> None:
-    with pytest.raises(attribkit.AttribkitError, match="fast=True changes what layer 'conv1' gives.*ask for the norm"):
+    with pytest.raises(attribkit.AttribkitError, match=r"fast=True changes what layer 'conv1' gives.*ask for the norm"):
         attribkit.explain(net(), images(), layer="conv1", fast=True)
 
 
