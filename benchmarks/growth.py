@@ -21,7 +21,7 @@ from torch import nn
 
 import attribkit
 from attribkit.cli.measuring import Work, peak_bytes, seconds_in_turns
-from attribkit.report.charts import Series, curves
+from attribkit.report.charts import Series, curves, legend
 from attribkit.report.marks import drawn
 
 CPU = torch.device("cpu")
@@ -78,7 +78,10 @@ def main() -> None:
         print(f"    {costs}", flush=True)
     if given.out:
         doublings = list(range(len(lines[0].values)))
-        picture = drawn(curves("doublings of the time", "doublings of the size", doublings, lines))
+        chart = drawn(curves("doublings of the time", "doublings of the size", doublings, lines))
+        words = drawn(legend([line.name for line in lines]))
+        picture = np.full((len(chart) + len(words), max(chart.shape[1], words.shape[1]), 3), 255, np.uint8)
+        picture[: len(chart), : chart.shape[1]], picture[len(chart) :, : words.shape[1]] = chart, words
         cv2.imwrite(str(given.out), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
 
 
