@@ -24,6 +24,8 @@ from torture import Tried, times
 import attribkit
 from attribkit import files
 from attribkit.reference_models.data import Data, Split
+from attribkit.reference_models.switch_study import parts
+from attribkit.reference_models.switch_study.testset import TestSet
 from attribkit.reference_models.training import run
 from attribkit.reference_models.training.loop import Job, train
 from attribkit.reference_models.training.recipes import QUICK
@@ -142,6 +144,9 @@ def test_a_call_that_fails_leaves_the_old_file(
 class Inputs(torch.utils.data.Dataset[Tensor]):
     """Noise that is slow to read."""
 
+    classes = ("even", "odd")
+    targets: list[int]
+
     def __len__(self) -> int:
         return 1600
 
@@ -166,8 +171,39 @@ def make_training(out: Path) -> None:
         list(train(job, out))
 
 
+def make_probe(out: Path) -> None:
+    torch.set_num_threads(1)
+    data = Inputs()
+    data.targets = [number % 2 for number in range(len(data))]
+    attribkit.probe(net(), data, ["0", "3"], features=8, out=out)
+
+
+def make_invariance(out: Path) -> None:
+    torch.set_num_threads(1)
+    images = torch.stack([Inputs()[number] for number in range(60)])
+    attribkit.invariance(net(), images, ["0", "3"], moves={"rotation": range(0, 90, 5)}, out=out)
+
+
+def make_validation(out: Path) -> None:
+    """The cheaper parts of the study on switches, as its command goes through them."""
+    draw = np.random.default_rng(0)
+    pictures = tuple(draw.integers(0, 256, (32, 32, 3), np.uint8) for _ in range(6))
+    tests = TestSet(pictures, "noise")
+    settings = replace(parts.QUICK, images=6, asked=2, paired=4, compared=2, candidates=6, steps=2)
+    for part in parts.parts(["strided_cnn_a"], tests, settings, ["image dependence", "grid"]):
+        if part.task in ("facts", "image-dependence", "image dependence", "grid") and parts.kept(part, out) is None:
+            parts.run(part, tests, settings, out)
+
+
 @pytest.mark.parametrize(
-    ("work", "kills", "longest"), [(make_gallery, 100, 0.6), (make_training, 50, 1.5)], ids=["gallery", "training"]
+    ("work", "kills", "longest"),
+    [
+        (make_gallery, 100, 0.6),
+        (make_training, 50, 1.5),
+        (make_probe, 50, 0.6),
+        (make_invariance, 50, 0.6),
+        (make_validation, 20, 2.0),
+    ],
 )
 def test_work_goes_on_to_the_same_bytes(
     work: Callable[[Path], None], kills: int, longest: float, tmp_path: Path, tried: Tried
@@ -188,7 +224,7 @@ def test_work_goes_on_to_the_same_bytes(
         assert last.exitcode == 0
         assert comparable(out) == expected
         rounds += 1
-    tried(f"SIGKILLs of a {work.__name__.removeprefix('make_')}, which then ended in the same bytes", killed)
+    tried(f"SIGKILLs, then the same bytes: {work.__name__.removeprefix('make_')}", killed)
 
 
 def comparable(folder: Path) -> dict[str, bytes]:
