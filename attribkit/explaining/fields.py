@@ -20,6 +20,9 @@ from attribkit.explaining.probing import Signals, everywhere, noise_like, probed
 from attribkit.explaining.snapshot import kept, snapshot
 from attribkit.explaining.windows import ReceptiveField
 
+LARGEST = 0.8
+"""The share of an image above which no part is tried: it would spare too little."""
+
 
 def receptive_field(model: nn.Module, layer: str | None, images: Tensor) -> ReceptiveField:
     """Find out where the units of a layer look.
@@ -96,7 +99,7 @@ def _field(net: Rewritten, at: Address, noise: Tensor) -> ReceptiveField:
     except NetworkFails:
         return everything
     field = ReceptiveField(signals.windows(positions, reached), True, everything.shape)
-    if field.share() <= 0.5 and all(_same_on_crop(net, at, noise, units.detach(), field, p) for p in positions):
+    if field.share() <= LARGEST and all(_same_on_crop(net, at, noise, units.detach(), field, p) for p in positions):
         return field
     return replace(field, exact_on_crops=False)
 

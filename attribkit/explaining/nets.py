@@ -164,7 +164,7 @@ class Net:
         Where channel and position are known, the parts are all that goes through the network; but not before they
         have been compared with the whole of some images.
         """
-        if not self.question.local or not known.field.worth_cropping():
+        if not self.question.local or not self._worth_cropping(known, images, target):
             return None
         shape = known.field.shape
         if not known.tried and seen is None and len(images) > COMPARED and shape and target.unseen(shape):
@@ -177,6 +177,14 @@ class Net:
         else:
             known.tried = True
         return explained
+
+    def _worth_cropping(self, known: KnownField, images: Tensor, target: Target) -> bool:
+        """Whether parts spare arithmetic; more so where units are known and need not be looked for on whole images."""
+        field = known.field
+        rows = target.unseen(field.shape) if field.exact_on_crops and field.shape is not None else None
+        if rows is None or field.worth_cropping():
+            return field.worth_cropping()
+        return self.task.spares(images, field, [unit for row in rows for unit in row])
 
     def _units(
         self, known: KnownField, images: Tensor, target: Target, seen: Tensor | None

@@ -17,9 +17,10 @@ from attribkit.engine.rules import Relay
 from attribkit.errors import BadType, BadValue
 from attribkit.explaining import targets
 from attribkit.explaining.calls import Address
+from attribkit.explaining.parts import OWN_PASS, cost, together
 from attribkit.explaining.passes import Pass
 from attribkit.explaining.targets import Target
-from attribkit.explaining.windows import Crop, ReceptiveField
+from attribkit.explaining.windows import ReceptiveField
 from attribkit.units import Unit
 
 PLANES = 4
@@ -116,37 +117,46 @@ class Task:
         Without the layer's output, in which they were looked for, their activations are those found on the parts.
         """
         crops = [field.crop(unit.position or ()) for unit in units]
-        maps: list[Tensor] | None = None
+        maps = [images.new_zeros(len(units), *images.shape[1:]) for _ in range(self.ways)]
         found = list(units)
-        for rows in _batches(crops, images):
-            parts = torch.stack([images[units[r].image][crops[r].pixels] for r in rows])
-            moved = [replace(units[r], position=crops[r].position) for r in rows]
+        for columns in together(crops, units, self.ways, images[:, 0].numel()):
+            parts = torch.stack([images[units[r].image][crops[r].pixels] for r in columns[0]])
             up = Pass(self.forward, parts)
-            values = [float(row[unit.index]) for row, unit in zip(up.output.detach(), moved, strict=True)]
-            if output is not None and not _alike(values, [units[r].activation for r in rows], output):
-                return None
-            for r, value in zip(rows, values, strict=True):
-                found[r] = replace(
-                    units[r],
-                    activation=value if output is None else units[r].activation,
-                    box=field.box(units[r].position),
-                )
-            downs = list(self.ways_down(up, moved, last=True))
-            maps = maps or [images.new_zeros(len(units), *images.shape[1:]) for _ in downs]
-            for whole, part in zip(maps, downs, strict=True):
-                for r, pixels in zip(rows, part, strict=True):
-                    whole[r][crops[r].pixels] = pixels
-        return Explained(found, maps or [], tuple(self.net.sites), output)
+            seen = up.output.detach()
+            for column in columns:
+                moved = [replace(units[r], position=crops[r].position) for r in column]
+                values = [float(row[unit.index]) for row, unit in zip(seen, moved, strict=True)]
+                if output is not None and not _alike(values, [units[r].activation for r in column], output):
+                    return None
+                for r, value in zip(column, values, strict=True):
+                    activation = value if output is None else units[r].activation
+                    found[r] = replace(units[r], activation=activation, box=field.box(units[r].position))
+                downs = self.ways_down(up, moved, last=column is columns[-1])
+                for whole, part in zip(maps, downs, strict=True):
+                    for r, pixels in zip(column, part, strict=True):
+                        whole[r][crops[r].pixels] = pixels
+        return Explained(found, maps, tuple(self.net.sites), output)
+
+    def spares(self, images: Tensor, field: ReceptiveField, units: Sequence[Unit]) -> bool:
+        """Whether the parts that units see take a tenth less than whole images do."""
+        crops, count, size = [field.crop(unit.position or ()) for unit in units], len(images), images[:, 0].numel()
+        downs = self.ways * len(units) // count
+        parts = cost(together(crops, units, self.ways, size), crops, self.ways)
+        return parts <= 0.9 * (size * (1 + downs) + OWN_PASS * downs)
+
+    @property
+    def ways(self) -> int:
+        """How many rules signals go down by."""
+        return len(self.net.rule.rules) if isinstance(self.net.rule, Relay) else 1
 
     def ways_down(self, up: Pass, units: Sequence[Unit], last: bool) -> Iterator[Tensor]:
         """One map per image, for each rule in turn; the graph is freed after the last."""
         signal, relay = targets.signal(up.output, units), self.net.rule
-        rules = relay.rules if isinstance(relay, Relay) else (relay,)
-        for rule in rules:
+        for way in range(self.ways):
             if isinstance(relay, Relay):
-                relay.current = rule
+                relay.current = relay.rules[way]
             with self.computing(up.images):
-                yield up.down(signal, again=not (last and rule is rules[-1])).contiguous()
+                yield up.down(signal, again=not last or way < self.ways - 1).contiguous()
 
 
 def _alike(values: Sequence[float], others: Sequence[float], output: Tensor) -> bool:
@@ -155,13 +165,3 @@ def _alike(values: Sequence[float], others: Sequence[float], output: Tensor) -> 
     bound = max(1e-4, 4 * rounding) * float(output.abs().max())
     share = max(1e-3, 4 * rounding)
     return all(math.isclose(a, b, rel_tol=share, abs_tol=bound) for a, b in zip(values, others, strict=True))
-
-
-def _batches(crops: Sequence[Crop], images: Tensor) -> Iterator[list[int]]:
-    """Numbers of crops of one shape, so many at a time that a batch is no larger than the images are."""
-    by_shape: dict[tuple[int, ...], list[int]] = {}
-    for row, crop in enumerate(crops):
-        by_shape.setdefault(crop.shape, []).append(row)
-    for shape, rows in by_shape.items():
-        size = max(1, images[:, 0].numel() // math.prod(shape))
-        yield from (rows[i : i + size] for i in range(0, len(rows), size))

@@ -271,6 +271,35 @@ def test_of_many_known_units_a_few_are_compared_with_whole_images() -> None:
     assert_close(found.values, maps_by_oracle(model, images, wanted_of(found.units), "guided", "2"))
 
 
+def wide_stack() -> nn.Module:
+    """Units of its last layer see 101 pixels."""
+    return seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3, dilation=25), nn.ReLU(), nn.Conv2d(4, 4, 3, dilation=25)))
+
+
+@pytest.mark.parametrize("side", [160, 120], ids=["little", "much"])
+def test_units_of_one_large_part_share_the_way_up(side: int) -> None:
+    """Where they are known, also where they see so much of the image that none would be looked for."""
+    model, images = wide_stack(), pictures(2, 3, side, side)
+    passes = Passes(model[0])  # type: ignore[index]
+    explainer = attribkit.Explainer(model, layer="2")
+    first = explainer(images, channels=[3, 0, 1], at=(9, 9))
+    passes.clear()
+    found = explainer(images, channels=[3, 0, 1], at=(9, 9))
+    assert passes.with_gradient == [(2, 3, 101, 101)]
+    assert passes.without == []
+    for each in (first, found):
+        assert_close(each.values, maps_by_oracle(model, images, wanted_of(each.units), "guided", "2"))
+    assert [unit.channel for unit in found.units] == [3, 0, 1] * 2
+
+
+def test_known_units_without_a_position_in_common_are_explained_on_parts_too() -> None:
+    model, images = wide_stack(), pictures(3, 3, 120, 120)
+    units = [Unit(0, "2", 1, (2, 3), 0.0), Unit(1, "2", 0, (19, 7), 0.0), Unit(2, "2", 3, (0, 19), 0.0)]
+    maps = attribkit.Explainer(model, RULES, layer="2").maps(images, units)
+    for name, values in maps.items():
+        assert_close(values, maps_by_oracle(model, images, wanted_of(units), name, "2"))
+
+
 def test_known_units_are_checked_without_a_look() -> None:
     """A channel or a position that is not there is refused in the same words, looked at or not."""
     explainer = attribkit.Explainer(dense_stack(), layer="2")
