@@ -50,6 +50,11 @@ INPUTS: dict[str, Callable[[], Tensor]] = {
 }
 
 
+REFUSED = {
+    "whole numbers", "no image", "no side", "smaller than a window", "grey", "no batch", "NaN", "infinity",
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("kind", INPUTS)
 def test_inputs_of_every_kind(kind: str, tried: Tried) -> None:
     right = refused = 0
@@ -71,6 +76,7 @@ def test_inputs_of_every_kind(kind: str, tried: Tried) -> None:
                 assert float((found.values.double() - exact).norm()) <= loose * float(exact.norm())
                 right += 1
     assert (right == 0) != (refused == 0)  # the same for every rule
+    assert (refused > 0) == (kind in REFUSED)
     tried("inputs of sixteen kinds: neither right nor refused by name", right + refused)
 
 
