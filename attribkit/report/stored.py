@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from base64 import b64encode
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -92,10 +94,13 @@ def store(shown: Shown, room: float = math.inf, start: int = 0) -> Stored:
     top, left, bottom, right = shown.window
     cut = {method: values[:, top:bottom, left:right] for method, values in shown.maps.items()}
     room = min(room, len(cut) * ((bottom - top) * (right - left) * _MAP_BUDGET + _LEAST))
-    for rung in range(min(start, len(LADDER) - 1), len(LADDER)):
-        stored = Stored({method: _stored(values, *LADDER[rung]) for method, values in cut.items()}, rung)
-        if stored.bytes <= room:
-            break
+    with ThreadPoolExecutor(len(cut)) as pool:  # most of the time goes into compressing, which needs no lock
+        for rung in range(min(start, len(LADDER) - 1), len(LADDER)):
+            steps, square = LADDER[rung]
+            maps = pool.map(partial(_stored, steps=steps, square=square), cut.values())
+            stored = Stored(dict(zip(cut, maps, strict=True)), rung)
+            if stored.bytes <= room:
+                break
     return stored
 
 
