@@ -98,10 +98,12 @@ def _time(words: str, rounds: int, as_json: bool, quiet: bool) -> None:
     if as_json:
         click.echo(json.dumps({**conditions, "tasks": [asdict(each) for each in timed]}, indent=2))
         return
-    rows = [["task", "ms", "time / floor", "the floor", "time / Captum"]]
+    others = sorted({name for each in timed for name in each.by_others})
+    rows = [["task", "ms", "time / floor", "the floor", "time / Captum", *(f"time / {name}" for name in others)]]
     for each in timed:
-        by_captum = "" if each.by_captum is None else _small(each.by_captum)
-        rows.append([each.task, f"{each.milliseconds:.1f}", str(each.by_floor), each.floor, by_captum])
+        ratios = [each.by_captum, *map(each.by_others.get, others)]
+        beside = ["" if ratio is None else _small(ratio) for ratio in ratios]
+        rows.append([each.task, f"{each.milliseconds:.1f}", str(each.by_floor), each.floor, *beside])
     click.echo("\n".join([_heading(conditions), *_aligned(rows)]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import captum.attr
@@ -25,13 +26,14 @@ METHODS = ("backprop", "deconvnet", "guided")
 
 @dataclass(frozen=True)
 class Timed:
-    """What a task took: ours over its floor, and over Captum's, where there is such a way; medians with quartiles."""
+    """What a task took: ours over its floor, and over that of other tools which have a way; medians with quartiles."""
 
     task: str
     floor: str
     milliseconds: float
     by_floor: Ratio
     by_captum: Ratio | None
+    by_others: Mapping[str, Ratio]
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,9 @@ class Task:
         taken = seconds_in_turns(ways, rounds, torch.device("cpu"))
         taken[CAPTUM] = [self.captum_once * seconds for seconds in taken.get(CAPTUM, [])]
         by_captum = ratio(taken, OURS, CAPTUM) if CAPTUM in ways else None
+        by_others = {name: ratio(taken, OURS, name) for name in ways if name not in (OURS, FLOOR, CAPTUM)}
         middle = 1000 * sorted(taken[OURS])[rounds // 2]
-        return Timed(self.name, self.floor, round(middle, 2), ratio(taken, OURS, FLOOR), by_captum)
+        return Timed(self.name, self.floor, round(middle, 2), ratio(taken, OURS, FLOOR), by_captum, by_others)
 
 
 def network(name: str) -> nn.Module:
@@ -74,7 +77,32 @@ def one_map(name: str, **options: Any) -> Mapping[str, Work]:
         OURS: lambda: explainer(x, target=1),
         FLOOR: lambda: gradient(lambda images: model(images)[:, 1].sum(), x),
         CAPTUM: quietly(lambda: theirs.attribute(x.clone().requires_grad_(), target=1)),
+        **{name: way(plain_copy(model), x) for name, way in OTHERS.items() if find_spec(name.replace("-", "_"))},
     }
+
+
+def by_zennit(model: nn.Module, x: Tensor) -> Work:
+    """A guided map of a class."""
+    from zennit.attribution import Gradient
+    from zennit.composites import GuidedBackprop
+
+    def work() -> object:
+        with Gradient(model=model, composite=GuidedBackprop()) as attributor:
+            return attributor(x.clone(), lambda output: torch.eye(output.shape[1])[[1]])[1]
+
+    return work
+
+
+def by_grad_cam(model: nn.Module, x: Tensor) -> Work:
+    """A guided map of a class."""
+    from pytorch_grad_cam import GuidedBackpropReLUModel
+
+    theirs = GuidedBackpropReLUModel(model=model, device="cpu")
+    return lambda: theirs(x.clone(), target_category=1)
+
+
+OTHERS = {"zennit": by_zennit, "pytorch-grad-cam": by_grad_cam}
+"""Tools that may be installed; each is right where every activation is an `nn.ReLU`."""
 
 
 def units(name: str, layer: str, channels: list[int], at: tuple[int, int]) -> Mapping[str, Work]:
