@@ -32,7 +32,7 @@ from attribkit.reference_models.training.workers import Workers
 from attribkit.structure.folding import fold_batch_norm
 
 _ATTEMPTS = 4  # the first, and three with another seed
-_DEAD_AFTER = 3  # epochs
+_DEAD_AFTER, _STUCK_AFTER = 3, 10  # epochs
 _EVALUATION_BATCH = 500
 
 Metrics = dict[str, Any]
@@ -119,7 +119,8 @@ def train(job: Job, folder: Path, on_step: OnStep = lambda images: None) -> Iter
     test_set = Loader.of(job.data.test, normalisation, job.recipe, job.device)
     while state.epoch < job.recipe.epochs:
         metrics = _trained_epoch(job, state, train_set, on_step)
-        metrics["test_error"] = error(state.net, test_set, job.recipe)
+        named = named_classes(state.net, test_set, job.recipe)
+        metrics |= {"test_error": _percent_wrong(named, test_set.labels), "named": len(named.unique())}
         state.epoch += 1
         state.metrics.append(metrics)
         if _is_dead(metrics, len(job.data.classes)):
@@ -225,24 +226,34 @@ def _autocast(images: Tensor, recipe: Recipe) -> torch.autocast:
     return torch.autocast(images.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
 
 
-@torch.no_grad()
 def error(net: nn.Module, loader: Loader, recipe: Recipe) -> float:
     """The share of the loader's images that `net` names wrongly, in percent."""
+    return _percent_wrong(named_classes(net, loader, recipe), loader.labels)
+
+
+@torch.no_grad()
+def named_classes(net: nn.Module, loader: Loader, recipe: Recipe) -> Tensor:
+    """What `net` says of each of the loader's images."""
     net.eval()
     margin = loader.shift
     height, width = loader.images.shape[1:3]
     inner = loader.images[:, margin : height - margin, margin : width - margin].permute(0, 3, 1, 2)
-    wrong = 0
-    for images, labels in zip(inner.split(_EVALUATION_BATCH), loader.labels.split(_EVALUATION_BATCH), strict=True):
+    named = []
+    for images in inner.split(_EVALUATION_BATCH):
         with _autocast(images, recipe):
-            wrong += int((net(images).argmax(1) != labels).sum())
-    return 100 * wrong / len(loader.labels)
+            named.append(net(images).argmax(1))
+    return torch.cat(named)
+
+
+def _percent_wrong(named: Tensor, labels: Tensor) -> float:
+    return 100 * int((named != labels).sum()) / len(labels)
 
 
 def _is_dead(metrics: Metrics, classes: int) -> bool:
-    """Not a number; or, after three epochs, still what logits that are all zero give."""
-    loss = metrics["loss"]
-    return not math.isfinite(loss) or (metrics["epoch"] >= _DEAD_AFTER and abs(loss - math.log(classes)) < 1e-3)
+    """Not a number; after three epochs, still what logits that are all zero give; after ten, half the classes dead."""
+    loss, epoch = metrics["loss"], metrics["epoch"]
+    silent = epoch >= _DEAD_AFTER and abs(loss - math.log(classes)) < 1e-3
+    return not math.isfinite(loss) or silent or (epoch >= _STUCK_AFTER and 2 * metrics["named"] < classes)
 
 
 def _reseeded(job: Job, state: State) -> State:

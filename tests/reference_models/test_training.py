@@ -199,6 +199,24 @@ def test_a_run_that_learns_nothing_is_started_again_with_another_seed(
     assert facts(tmp_path / "strided_cnn_a.safetensors")["attempt"] == 1
 
 
+def test_a_run_that_never_names_half_of_the_classes_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss is not that of zeros, as some of the last layer's units live; after ten epochs it counts as dead."""
+    named, asked = training.named_classes, 0
+
+    def always_the_first(*given: Any) -> torch.Tensor:
+        nonlocal asked
+        asked += 1
+        return named(*given) * (asked > 10)
+
+    monkeypatch.setattr(training, "named_classes", always_the_first)
+    lines = trained(job(replace(FEW, epochs=10), count=16), tmp_path)
+    assert [line["attempt"] for line in lines] == [0] * 10 + [1] * 10
+    assert [line.get("dead", False) for line in lines[:10]] == [False] * 9 + [True]
+    assert lines[9]["named"] == 1
+
+
 def test_a_run_without_hope_ends_after_three_other_seeds(tmp_path: Path) -> None:
     exploding = replace(PAPER, epochs=2, batch=16, rate=1e30, whiten=False)
     with pytest.raises(DeadRun, match="stopped learning with 4 seeds"):
