@@ -19,7 +19,7 @@ from attribkit.metrics.perturbation import (
     occlusion_drops,
     response_curves,
 )
-from attribkit.metrics.retrieval import found_sources, source_correlations, source_leads
+from attribkit.metrics.retrieval import Candidates, found_sources, source_correlations, source_leads
 from attribkit.metrics.sanity import cascade, maps_of_random_signals, signal_convergence, with_upper_layers_random
 from attribkit.metrics.scoring import METRICS, evaluate
 from attribkit.metrics.similarity import (
@@ -32,6 +32,7 @@ from attribkit.metrics.similarity import (
 
 __all__ = [
     "METRICS",
+    "Candidates",
     "Cases",
     "cascade",
     "centred_gaussian_maps",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,14 +31,15 @@ def found_sources(maps: Tensor, images: Tensor, sources: Tensor | None = None) -
     return source_leads(maps, images, sources) > 1e-9
 
 
-def source_leads(maps: Tensor, images: Tensor, sources: Tensor | None = None) -> Tensor:
+def source_leads(maps: Tensor, images: Tensor | Candidates, sources: Tensor | None = None) -> Tensor:
     """How much better each map fits the image that it comes from than the best of the others.
 
     Where `found_sources` is at its ceiling, this still says by how much.
 
     Args:
         maps: N x C x H x W.
-        images: Those among which the source is looked for; they may have another number of colours.
+        images: Those among which the source is looked for; they may have another number of colours. Or `Candidates`,
+            where many maps are asked about.
         sources: The number of the image that each map comes from. Without it map i comes from image i.
 
     Returns:
@@ -54,7 +57,34 @@ def source_leads(maps: Tensor, images: Tensor, sources: Tensor | None = None) ->
     return fits.gather(1, own)[:, 0] - fits.scatter(1, own, 0).amax(1)
 
 
-def source_correlations(maps: Tensor, images: Tensor) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class Candidates:
+    """Images among which sources are looked for, made ready once for any number of maps.
+
+    Attributes:
+        directions: What of each image is compared, of length 1: N x pixels.
+        plane: Height and width of the images.
+    """
+
+    directions: Tensor
+    plane: tuple[int, ...]
+
+    @classmethod
+    def of(cls, images: Tensor) -> Candidates:
+        """Make images ready.
+
+        Args:
+            images: N x C x H x W.
+        """
+        checked(images, "images")  # before they are taken part by part, as all details at once need much memory
+        parts = [directions(details(part, "images")) for part in images.split(250)]
+        return cls(torch.cat(parts), tuple(images.shape[-2:]))
+
+    def __len__(self) -> int:
+        return len(self.directions)
+
+
+def source_correlations(maps: Tensor, images: Tensor | Candidates) -> Tensor:
     """How well each map fits each image.
 
     The map summed over colours and the grey image, both less their 5 x 5 box mean, by the absolute value of their
@@ -62,16 +92,16 @@ def source_correlations(maps: Tensor, images: Tensor) -> Tensor:
 
     Args:
         maps: M x C x H x W.
-        images: N x C x H x W; they may have another number of colours.
+        images: N x C x H x W; they may have another number of colours. Or `Candidates`, where many maps are asked about.
 
     Returns:
         Values from 0 to 1, M x N; NaN where a map or an image has no detail.
     """
-    if maps.shape[-2:] != images.shape[-2:]:
-        raise BadValue(f"maps of {size_of(maps)} do not fit images of {size_of(images)}")
-    checked(images, "images")  # before they are taken part by part, as all details at once need much memory
-    rows = directions(details(maps))
-    return torch.cat([(rows @ directions(details(part, "images")).T).abs() for part in images.split(250)], 1)
+    plane = images.plane if isinstance(images, Candidates) else images.shape[-2:]
+    if maps.shape[-2:] != plane:
+        raise BadValue(f"maps of {size_of(maps)} do not fit images of {' x '.join(map(str, plane))}")
+    candidates = images if isinstance(images, Candidates) else Candidates.of(images)
+    return (directions(details(maps)) @ candidates.directions.T).abs()
 
 
 def details(pictures: Tensor, name: str = "maps") -> Tensor:

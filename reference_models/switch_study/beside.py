@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attribkit import Cases, strides_to_pools
+from attribkit import Cases, metrics, strides_to_pools
 from attribkit.reference_models.switch_study import eye, failures, validation
 from attribkit.reference_models.switch_study.subjects import WITH, Subject, maps_of
 from attribkit.reference_models.switch_study.validation import FEWEST_ALIKE, PRIMARY, RULES, ByMaker, Mapper
@@ -68,13 +68,14 @@ def one_after_another(subject: Subject, candidates: Tensor, count: int) -> list[
         return []
     few = subject.first(count)
     named = Cases(few.net, few.images).classes
+    ready = metrics.Candidates.of(candidates)
     steps = []
     layers = [name for name, module in few.net.named_modules() if isinstance(module, nn.Conv2d) and _strides(module)]
     for replaced in range(len(layers) + 1):
         net = strides_to_pools(few.net, layers[len(layers) - replaced :]).eval() if replaced else few.net
         renamed = 100 * float((Cases(net, few.images).classes != named).double().mean())
         layer = layers[len(layers) - replaced] if replaced else None
-        steps.append({"layer": layer, "renamed": renamed, "found": _found(few, net, candidates)})
+        steps.append({"layer": layer, "renamed": renamed, "found": _found(few, net, ready)})
     return steps
 
 
@@ -82,7 +83,7 @@ def _strides(conv: nn.Conv2d) -> bool:
     return max(conv.stride) > 1
 
 
-def _found(subject: Subject, net: nn.Module, candidates: Tensor) -> dict[str, list[float]]:
+def _found(subject: Subject, net: nn.Module, candidates: metrics.Candidates) -> dict[str, list[float]]:
     sources = torch.arange(len(subject.images))
     found = {}
     for rule in RULES:

@@ -107,6 +107,9 @@ def scores(
     """
     few = {"image dependence": effort.paired} | dict.fromkeys(OF_CLASS, effort.asked)
     subject = subject.first(few.get(task, len(subject.images)))
+    candidates = None
+    if task == "sources":
+        candidates = metrics.Candidates.of(subject.pictures if pictures is None else pictures)
     scored: dict[str, Scored] = {metric: {} for metric in TASKS[task]}
     zeros: Zeros = {}
     for kind in subject.units:
@@ -115,7 +118,7 @@ def scores(
         judges: dict[nn.Module, Judge] = {}
         for condition, (net, way) in conditions(subject, task).items():
             if net not in judges:
-                judges[net] = _judge(task, subject, kind, net, effort, pictures)
+                judges[net] = _judge(task, subject, kind, net, effort, candidates)
             makers: dict[str, Mapper] = {rule: partial(maps_of, net, way, rule) for rule in RULES}
             if condition == WITH:
                 makers |= FLOORS | BESIDE
@@ -142,10 +145,12 @@ def conditions(subject: Subject, task: str) -> dict[str, tuple[nn.Module, str]]:
     return {name: pair for name, pair in subject.conditions.items() if not only_compared or name in compared}
 
 
-def _judge(task: str, subject: Subject, kind: str, net: nn.Module, effort: Effort, pictures: Tensor | None) -> Judge:
+def _judge(
+    task: str, subject: Subject, kind: str, net: nn.Module, effort: Effort, candidates: metrics.Candidates | None
+) -> Judge:
     """Of one kind of unit; where pixels are put in and out, the response is that of the network that is explained."""
-    if task == "sources":
-        return partial(_sources, subject, kind, subject.pictures if pictures is None else pictures)
+    if candidates is not None:
+        return partial(_sources, subject, kind, candidates)
     if task == "image dependence":
         return partial(_distances, subject, same_unit(subject, kind))
     cases = Cases(net, subject.images, subject.units[kind].channels, effort.steps, effort.seed)
@@ -153,17 +158,17 @@ def _judge(task: str, subject: Subject, kind: str, net: nn.Module, effort: Effor
     return partial(_of_class, task, cases, answerable)
 
 
-def _sources(subject: Subject, kind: str, pictures: Tensor, mapper: Mapper, nothing: list[Tensor]) -> dict[str, Tensor]:
-    lead = leads(subject, kind, pictures, torch.arange(len(subject.images)), mapper, nothing)
+def _sources(subject: Subject, kind: str, candidates: metrics.Candidates, mapper: Mapper, nothing: list[Tensor]) -> dict[str, Tensor]:
+    lead = leads(subject, kind, candidates, torch.arange(len(subject.images)), mapper, nothing)
     return {"source retrieval": (lead > FEWEST_ALIKE).double(), "source lead": lead}
 
 
 def leads(
-    subject: Subject, kind: str, pictures: Tensor, sources: Tensor, mapper: Mapper, nothing: list[Tensor]
+    subject: Subject, kind: str, candidates: metrics.Candidates, sources: Tensor, mapper: Mapper, nothing: list[Tensor]
 ) -> Tensor:
     """How much better each map fits its source than the best other picture; 0 where it is zero everywhere."""
     maps = _noted(mapper, nothing)(subject.units[kind], subject.images)
-    return metrics.source_leads(maps, pictures, sources)
+    return metrics.source_leads(maps, candidates, sources)
 
 
 def _distances(subject: Subject, units: ChosenUnits, mapper: Mapper, nothing: list[Tensor]) -> dict[str, Tensor]:
@@ -215,12 +220,13 @@ def donors(subject: Subject, pictures: Tensor) -> dict[str, ByMaker]:
     if ANOTHERS not in subject.conditions:
         return {}
     net, way = subject.conditions[ANOTHERS]
+    candidates = metrics.Candidates.of(pictures)
     sources = torch.arange(len(subject.images)).roll(1)
     found: dict[str, ByMaker] = {}
     for kind in subject.units:
         makers = {rule: partial(maps_of, net, way, rule) for rule in RULES}
         found[kind] = {
-            rule: (leads(subject, kind, pictures, sources, mapper, []) > FEWEST_ALIKE).double().tolist()
+            rule: (leads(subject, kind, candidates, sources, mapper, []) > FEWEST_ALIKE).double().tolist()
             for rule, mapper in makers.items()
         }
     return found
