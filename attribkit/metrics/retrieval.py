@@ -92,7 +92,7 @@ def source_correlations(maps: Tensor, images: Tensor | Candidates) -> Tensor:
 
     Args:
         maps: M x C x H x W.
-        images: N x C x H x W; they may have another number of colours. Or `Candidates`, where many maps are asked about.
+        images: N x C x H x W; they may have another number of colours. Or `Candidates`, if many maps are asked about.
 
     Returns:
         Values from 0 to 1, M x N; NaN where a map or an image has no detail.

@@ -158,7 +158,9 @@ def _judge(
     return partial(_of_class, task, cases, answerable)
 
 
-def _sources(subject: Subject, kind: str, candidates: metrics.Candidates, mapper: Mapper, nothing: list[Tensor]) -> dict[str, Tensor]:
+def _sources(
+    subject: Subject, kind: str, candidates: metrics.Candidates, mapper: Mapper, nothing: list[Tensor]
+) -> dict[str, Tensor]:
     lead = leads(subject, kind, candidates, torch.arange(len(subject.images)), mapper, nothing)
     return {"source retrieval": (lead > FEWEST_ALIKE).double(), "source lead": lead}
 
