@@ -180,10 +180,10 @@ def _measured(
         return {"steps": beside.one_after_another(subject, candidates(), settings.compared)}
     if part.task == "beside":
         return beside.beside(subject, candidates(), None if labels is None else out, labels)
-    return _scores(part, subject, settings, candidates() if part.task == "sources" else subject.pictures)
+    return _scores(part, subject, settings, candidates() if part.task == "sources" else None)
 
 
-def _scores(part: Part, subject: Subject, settings: Settings, candidates: Tensor) -> dict[str, Any]:
+def _scores(part: Part, subject: Subject, settings: Settings, candidates: Tensor | None) -> dict[str, Any]:
     asked = settings.asked if part.weights == TRAINED else settings.compared
     effort = validation.Effort(asked, settings.paired, settings.steps, settings.seed)
     scores, zeros = validation.scores(subject, part.task, effort, candidates)

@@ -107,9 +107,7 @@ def scores(
     """
     few = {"image dependence": effort.paired} | dict.fromkeys(OF_CLASS, effort.asked)
     subject = subject.first(few.get(task, len(subject.images)))
-    candidates = None
-    if task == "sources":
-        candidates = metrics.Candidates.of(subject.pictures if pictures is None else pictures)
+    candidates = None if pictures is None else metrics.Candidates.of(pictures)
     scored: dict[str, Scored] = {metric: {} for metric in TASKS[task]}
     zeros: Zeros = {}
     for kind in subject.units:
@@ -149,8 +147,8 @@ def _judge(
     task: str, subject: Subject, kind: str, net: nn.Module, effort: Effort, candidates: metrics.Candidates | None
 ) -> Judge:
     """Of one kind of unit; where pixels are put in and out, the response is that of the network that is explained."""
-    if candidates is not None:
-        return partial(_sources, subject, kind, candidates)
+    if task == "sources":
+        return partial(_sources, subject, kind, candidates or metrics.Candidates.of(subject.pictures))
     if task == "image dependence":
         return partial(_distances, subject, same_unit(subject, kind))
     cases = Cases(net, subject.images, subject.units[kind].channels, effort.steps, effort.seed)
