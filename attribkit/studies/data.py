@@ -129,7 +129,7 @@ def _by_folder(names: Sequence[str]) -> tuple[npt.NDArray[np.int64] | None, tupl
 def _of_packed(path: Path, preprocess: Preprocess) -> PictureSet:
     packed = Packed.read(path)
     names = [f"{path.stem}-{number:0{len(str(len(packed)))}}" for number in range(len(packed))]
-    digest = _digest([packed.offsets.tobytes(), packed.jpeg.size, packed.jpeg[:: max(1, packed.jpeg.size // 65536)]])
+    digest = _digest([packed.offsets.tobytes(), packed.jpeg.size, packed.jpeg.every(max(1, packed.jpeg.size // 65536))])
     return PictureSet(names, digest, lambda n: preprocess(packed.picture(n)), packed.labels, packed.classes)
 
 

@@ -1,11 +1,16 @@
-"""A packed file: many JPEGs in one `.npz`, with labels, decoded one by one and quickly."""
+"""A packed file: many JPEGs in one `.npz`, with labels, read from the disk and decoded one by one, quickly."""
 
 from __future__ import annotations
 
+import struct
+import tempfile
+import threading
+import weakref
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,20 +20,78 @@ from attribkit.errors import BadValue
 JPEG, _END = b"\xff\xd8\xff", b"\xff\xd9"
 
 
+class Jpegs:
+    """The bytes of all pictures of a packed file, one after the other. They stay on the disk.
+
+    Where they are compressed, they lie in a temporary file; a copy in another process makes its own.
+
+    Args:
+        path: The file; it is read once from end to end, which checks its sums.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        with zipfile.ZipFile(path) as archive:
+            member = archive.getinfo("jpeg.npy")
+            lies_open = member.compress_type == zipfile.ZIP_STORED
+            # Open for as long as somebody reads pictures.
+            self._file: IO[bytes] = open(path, "rb") if lies_open else tempfile.TemporaryFile()  # noqa: SIM115
+            weakref.finalize(self, self._file.close)
+            with archive.open(member) as stream:
+                self.size = _length(stream)
+                self._begin = _first_byte(self._file, member) + stream.tell() if lies_open else 0
+                while piece := stream.read(1 << 20):
+                    if not lies_open:
+                        self._file.write(piece)
+        self._file.flush()
+
+    def between(self, start: int, end: int) -> npt.NDArray[np.uint8]:
+        """Some of them."""
+        with self._lock:
+            self._file.seek(self._begin + start)
+            return np.frombuffer(self._file.read(end - start), np.uint8)
+
+    def every(self, step: int) -> npt.NDArray[np.uint8]:
+        """The first byte, and each so many bytes on."""
+        mapped = np.memmap(self._file, np.uint8, "r", self._begin, (self.size,))
+        return np.array(mapped[::step])
+
+    def __reduce__(self) -> tuple[type[Jpegs], tuple[Path]]:
+        return Jpegs, (self.path,)
+
+
+def _length(stream: IO[bytes]) -> int:
+    """How many bytes an array of bytes has, of which the header is read."""
+    version = np.lib.format.read_magic(stream)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = header(stream)
+    if dtype != np.uint8 or len(shape) != 1:
+        raise ValueError(f"its jpeg is an array of {dtype} of {shape}, not a row of bytes")
+    return int(shape[0])
+
+
+def _first_byte(file: IO[bytes], member: zipfile.ZipInfo) -> int:
+    """Where the contents of a member begin: its header in the file has a name and more, of lengths that stand in it."""
+    file.seek(member.header_offset + 26)
+    name, more = struct.unpack("<HH", file.read(4))
+    return int(member.header_offset) + 30 + int(name) + int(more)
+
+
 @dataclass(frozen=True, eq=False)
 class Packed:
     """What a packed file holds.
 
     Attributes:
         path: The file, for messages.
-        jpeg: All files one after the other.
+        jpeg: All files one after the other, on the disk.
         offsets: Where each begins, and where the last one ends.
         labels: Numbers of classes.
         classes: Their names.
     """
 
     path: Path
-    jpeg: npt.NDArray[np.uint8]
+    jpeg: Jpegs
     offsets: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64] | None
     classes: tuple[str, ...]
@@ -40,9 +103,9 @@ class Packed:
             raise BadValue(f"{path} does not exist")
         try:
             with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
-                held = {name: archive[name] for name in ("jpeg", "offsets", "labels", "classes") if name in archive}
-            jpeg, offsets = held["jpeg"], held["offsets"].astype(np.int64)
-        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+                held = {name: archive[name] for name in ("offsets", "labels", "classes") if name in archive}
+            jpeg, offsets = Jpegs(path), held["offsets"].astype(np.int64)
+        except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise BadValue(f"{path} is not a packed file of images, or is cut short: {error}") from error
         labels = held["labels"].astype(np.int64) if {"labels", "classes"} <= held.keys() else None
         packed = cls(path, jpeg, offsets, labels, tuple(map(str, held.get("classes", ()))))
@@ -55,7 +118,7 @@ class Packed:
     def picture(self, number: int) -> npt.NDArray[np.uint8]:
         """One picture: height x width x 3 bytes, red first."""
         start, end = self.offsets[number : number + 2]
-        return decoded(self.jpeg[start:end], f"{self.path}: image {number}")
+        return decoded(self.jpeg.between(int(start), int(end)), f"{self.path}: image {number}")
 
     def _check(self) -> None:
         rising = bool((np.diff(self.offsets) >= 0).all()) and len(self.offsets) > 1
