@@ -79,7 +79,8 @@ reference-table: $(STAMP) ## write docs/reference-models.md and the model card f
 validation: $(STAMP) ## the study on switches, hours: make validation CIFAR=packed file or folder PHOTOS=folder (NETS=names)
 	$(BIN)/attribkit validate --data $(CIFAR) --workers $(WORKERS) --out runs/validation/cifar --models $(NETS)
 	$(BIN)/attribkit validate --data $(PHOTOS) --workers $(WORKERS) --out runs/validation/photos --models packaged:squeezenet1_1,packaged:efficientnet_lite0
-	$(BIN)/python benchmarks/validation_page.py docs/validation.md runs/validation/cifar runs/validation/photos
+	$(BIN)/python benchmarks/free_pictures.py runs/validation/photos runs/validation/free examples/cat.jpg examples/coffee.jpg benchmarks/rocket.jpg
+	$(BIN)/python benchmarks/validation_page.py docs/validation.md runs/validation/cifar runs/validation/free
 
 zoo: $(STAMP) ## every rule on 40 real architectures, with the worst error of each
 	OMP_NUM_THREADS=1 $(BIN)/python tests/zoo.py

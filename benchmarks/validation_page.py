@@ -59,7 +59,7 @@ def section(runs: Sequence[tuple[Json, Path]]) -> tuple[str, dict[str, bytes]]:
     """
     networks = _without_twins((name, network) for results, _ in runs for name, network in results["networks"].items())
     pictures = [
-        Shown(_image(each["file"].rpartition("/")[2]), each["caption"], each["network"], folder / each["file"])
+        Shown(_image(each["file"].rpartition("/")[2]), _titled(each), each["network"], folder / each["file"])
         for results, folder in runs
         for each in results["pictures"]
     ]
@@ -80,6 +80,12 @@ def section(runs: Sequence[tuple[Json, Path]]) -> tuple[str, dict[str, bytes]]:
         shown=sorted(pictures, key=_first_shown),
     )
     return markdown, _without_twins(beside)
+
+
+def _titled(one: Json) -> str:
+    """A caption that names its network as the page does."""
+    caption: str = one["caption"].removeprefix(f"{one['network']}. ")
+    return caption if caption == one["caption"] else f"{title(one['network'])}. {caption}"
 
 
 def _first_shown(picture: Shown) -> tuple[bool, bool]:

@@ -1,36 +1,36 @@
 """The figures of "Striving for Simplicity" (Springenberg et al. 2014), made again of any subject of the experiment.
 
 Maps are in the "classic" view, as the paper has them, each at a strength of its own. A map with more pixels than its
-tile may show is averaged over squares of them. A PNG has at most `LIMIT` bytes: tiles are then enlarged less than
-there is room for, and where even that is too much the last rows are left out.
+tile may show is averaged over squares of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attribkit.engine.rewriting import rewrite
 from attribkit.explaining.explainer import Explainer
 from attribkit.explaining.fields import receptive_field
+from attribkit.explaining.watching import watched
 from attribkit.explaining.windows import Window
-from attribkit.metrics.cases import batches
+from attribkit.metrics.cases import Cases, batches
 from attribkit.reference_models.switch_study.subjects import WITH, ChosenUnits, Subject, maps_of
-from attribkit.reference_models.switch_study.validation import RULES
-from attribkit.report.many import strips
-from attribkit.report.pictures import Picture, encode_png, enlarged, grid, panel, picture
+from attribkit.report.pictures import Picture, enlarged, grid, panel, picture
 
 TILE = (
     66  # pixels per side that a tile of a grid takes and shows at most: two for each that conv9 of ConvPool-CNN-C sees
 )
 COLUMN, DETAIL = 224, 112  # those that a tile of `side_by_side` takes and shows at most
-LIMIT = 700_000
 CHANNELS = 8
+PHOTOGRAPHS = 4  # that stand side by side where nobody says what is on them; else one of each class does
+ORDER = ("deconvnet", "guided", "backprop")
+NO_SWITCHES = "no switches"
 
 Tiles = list[Picture]
 
@@ -52,43 +52,65 @@ def lower_layers(net: nn.Module, layer: str, side: int | tuple[int, int], most: 
     maps = deconvnet(each, channel=range(len(each)), at=middle).values
     top, left, bottom, right = field.box(middle)
     tiles = _drawn(maps[..., top:bottom, left:right], TILE)
-    return _fitting([tiles], TILE, lambda rows: grid(rows[0]))
+    return grid(_enlarged(tiles, TILE))
 
 
-def strongest_patches(subject: Subject, layer: str, channels: Sequence[int] | None = None, count: int = 10) -> Picture:
+def strongest_patches(
+    subject: Subject, layers: Sequence[str], channels: Sequence[int] | None = None, count: int = 10
+) -> dict[str, Picture]:
     """For each channel the strongest units, one per image: a row of what they see, and under it guided backprop's maps.
 
     Without `channels` the first eight. Patches that reach over the image's edge are grey there.
     """
-    windows = receptive_field(subject.net, layer, subject.images[:1]).windows
-    rows: list[Tiles] = []
-    for strongest in _strongest(subject, layer, slice(CHANNELS) if channels is None else list(channels), count):
-        maps = maps_of(subject.net, "own", "guided", strongest.units, subject.images[strongest.images])
-        seen = _patches(subject.pictures[strongest.images], strongest.places, windows, beyond=0.5)
-        explained = _patches(maps, strongest.places, windows, beyond=0.0)
-        rows.append(_photographs(seen, TILE) + _drawn(explained, TILE))
-    columns = min(count, len(subject.images))
-    return _fitting(rows, TILE, lambda shown: grid([tile for row in shown for tile in row], columns))
+    sheets = {}
+    found = _strongest(subject, layers, slice(CHANNELS) if channels is None else list(channels), count)
+    for layer, every in found.items():
+        windows = receptive_field(subject.net, layer, subject.images[:1]).windows
+        tiles: Tiles = []
+        for strongest in every:
+            maps = maps_of(subject.net, "own", "guided", strongest.units, subject.images[strongest.images])
+            seen = _patches(subject.pictures[strongest.images], strongest.places, windows, beyond=0.5)
+            explained = _patches(maps, strongest.places, windows, beyond=0.0)
+            tiles += _photographs(seen, TILE) + _drawn(explained, TILE)
+        sheets[layer] = grid(_enlarged(tiles, TILE), columns=min(count, len(subject.images)))
+    return sheets
 
 
-def side_by_side(subject: Subject, kind: str, count: int = 4) -> Picture:
-    """One row per image: the picture, the rules without switches, and the rules with the image's own."""
-    few = subject.first(count)
-    columns = {"picture": _photographs(few.pictures, DETAIL)}
-    for condition in (subject.without, WITH):
-        net, way = subject.conditions[condition]
-        for rule in RULES:
-            maps = maps_of(net, way, rule, few.units[kind], few.images)
-            columns[f"{rule}, {condition}"] = _drawn(maps, DETAIL)
-
-    def draw(rows: list[Tiles]) -> Picture:
-        return panel(strips(rows), list(columns))
-
-    return _fitting([list(row) for row in zip(*columns.values(), strict=True)], COLUMN, draw)
+def side_by_side(subject: Subject, kind: str, rows: Sequence[int]) -> Picture:
+    """One row for each of these images: the picture, then each rule without switches and with the image's own."""
+    units, pictures, images = subject.units[kind].of(rows), subject.pictures[rows], subject.images[rows]
+    columns = {"picture": _photographs(pictures, DETAIL)}
+    for rule in ORDER:
+        for condition, title in ((subject.without, NO_SWITCHES), (WITH, WITH)):
+            net, way = subject.conditions[condition]
+            columns[f"{rule}, {title}"] = _drawn(maps_of(net, way, rule, units, images), DETAIL)
+    return panel([grid(_enlarged(tiles, COLUMN), columns=1) for tiles in columns.values()], list(columns))
 
 
-def figures(subject: Subject) -> dict[str, tuple[Picture, str]]:
-    """Every figure of a trained subject by the stem of its file, with a sentence that says what it shows."""
+def surest(subject: Subject, labels: Tensor | None) -> list[int]:
+    """Of each class the image that the network is surest of, among those that it names rightly.
+
+    Where nobody says what is on the images: those that it is surest of, of as many classes.
+    """
+    cases = Cases(subject.net, subject.images)
+    sure, named = (each.cpu() for each in cases.scores.double().log_softmax(1).max(1))
+    right = torch.ones_like(named, dtype=torch.bool) if labels is None else named == labels
+    of_class = {int(number): ((named == number) & right).nonzero()[:, 0] for number in named[right].unique()}
+    best = [int(members[sure[members].argmax()]) for _, members in sorted(of_class.items())]
+    return best if labels is not None else sorted(best, key=lambda row: -float(sure[row]))[:PHOTOGRAPHS]
+
+
+def figures(subject: Subject, labels: Tensor | None, everything: Subject) -> dict[str, tuple[Picture, str]]:
+    """Draw every figure of a trained subject.
+
+    Args:
+        subject: The network, and images for the figures that show a few.
+        labels: What is on these images.
+        everything: The network, and all images among which a channel's strongest are looked for.
+
+    Returns:
+        For the stem of each file the picture, and a sentence that says what it shows.
+    """
     drawn = {}
     if subject.pooled is not None:  # otherwise there are switches to lack, and the control is what the paper shows
         for layer in _convolutions(subject.net)[:3]:
@@ -99,23 +121,29 @@ def figures(subject: Subject) -> dict[str, tuple[Picture, str]]:
             )
     named = dict(subject.net.named_modules())
     layers = ("conv6", "conv9") if "conv6" in named and "conv9" in named else (subject.middle, subject.last)
-    for layer in layers:
+    for layer, sheet in strongest_patches(everything, layers).items():
         drawn[_stem("strongest-patches", layer)] = (
-            strongest_patches(subject, layer),
-            f"What excites {layer} most: for each channel, from the first one on, a row with what its strongest units "
-            "see, one unit per image and the strongest on the left, and under it a row with guided backprop's maps.",
+            sheet,
+            f"What excites {layer} most, of {len(everything.images)} images: for each channel, from the first one on, "
+            "a row with what its strongest units see, one unit per image and the strongest on the left, and under it a "
+            "row with guided backprop's maps.",
         )
-    the_unit = {"last": f"the strongest unit of {subject.last}", "class": "the class that the network names"}
-    for kind, unit in the_unit.items():
-        drawn[_stem("side-by-side", kind)] = (side_by_side(subject, kind), _compared(subject, unit))
+    rows = surest(subject, labels)
+    which = "one row for each class, with the image that it is surest of among those that it names rightly"
+    if labels is None or not rows:  # it names nothing rightly
+        rows, which = surest(subject, None), "in the images that it is surest of, no two of one class"
+    for kind in ("last", "class"):
+        drawn[_stem("side-by-side", kind)] = (side_by_side(subject, kind, rows), compared(subject, kind, which))
     return drawn
 
 
-def _compared(subject: Subject, unit: str) -> str:
-    own = "with the image's own" if subject.pooled is None else "with the image's own after strides_to_pools"
+def compared(subject: Subject, kind: str, which: str) -> str:
+    """Say what `side_by_side` shows of a unit, and in which images."""
+    unit = "The class that the network names" if kind == "class" else f"The strongest unit of {subject.last}"
+    own = "" if subject.pooled is None else " after strides_to_pools"
     return (
-        f"{unit[0].upper()}{unit[1:]}, one row per image: the picture, then {', '.join(RULES[:-1])} and {RULES[-1]} "
-        f"without switches ({subject.without}), then the same three {own}."
+        f"{unit}, {which}: the picture, then {', '.join(ORDER[:-1])} and {ORDER[-1]}, each without switches "
+        f"({subject.without}) and with the image's own{own}."
     )
 
 
@@ -136,24 +164,37 @@ class Strongest:
     places: list[tuple[int, int]]
 
 
+def _strongest(
+    subject: Subject, layers: Sequence[str], channels: slice | list[int], count: int
+) -> dict[str, list[Strongest]]:
+    """For each layer, and each of these channels, the strongest units of all."""
+    found: dict[str, list[Strongest]] = {}
+    for layer, (strengths, places, width) in _maxima(subject, layers).items():
+        found[layer] = []
+        for channel in torch.arange(strengths.shape[1], device=strengths.device)[channels]:
+            images = strengths[:, channel].argsort(descending=True, stable=True)[:count]
+            at = places[images, channel]
+            units = ChosenUnits(layer, channel.expand(len(images)), at)
+            found[layer].append(Strongest(units, images, [divmod(place, width) for place in at.tolist()]))
+    return found
+
+
 @torch.no_grad()
-def _strongest(subject: Subject, layer: str, channels: slice | list[int], count: int) -> list[Strongest]:
-    """For each channel its strongest units of all."""
-    net = rewrite(subject.net, "backprop")
-    strongest = []
-    for part in batches(subject.images):
-        outputs = net.forward_to(layer, subject.images[part].clone())
-        strongest.append(outputs[:, channels].flatten(2).max(2))
-    strengths, places = (torch.cat(parts) for parts in zip(*strongest, strict=True))
-    numbers = torch.arange(outputs.shape[1], device=outputs.device)[channels]
-    return [
-        Strongest(
-            ChosenUnits(layer, numbers[k].expand(len(images)), places[images, k]),
-            images,
-            [divmod(place, outputs.shape[3]) for place in places[images, k].tolist()],
-        )
-        for k, images in enumerate(strengths.argsort(dim=0, descending=True, stable=True)[:count].T)
-    ]
+def _maxima(subject: Subject, layers: Sequence[str]) -> dict[str, tuple[Tensor, Tensor, int]]:
+    """By layer: how strong each channel is in each image, at which place, and the width that places are counted by."""
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in layers}
+    widths = {}
+
+    def look(layer: str, _: Any, output: Tensor) -> None:
+        widths[layer] = output.shape[3]
+        strength, place = output.flatten(2).max(2)
+        seen[layer].append((strength, place))
+
+    with watched([(layer, subject.net.get_submodule(layer)) for layer in layers], look):
+        for part in batches(subject.images):
+            subject.net(subject.images[part].clone())
+    whole = {layer: tuple(map(torch.cat, zip(*parts, strict=True))) for layer, parts in seen.items()}
+    return {layer: (strengths, places, widths[layer]) for layer, (strengths, places) in whole.items()}
 
 
 def _patches(values: Tensor, places: list[tuple[int, int]], windows: Sequence[Window], beyond: float) -> Tensor:
@@ -192,13 +233,7 @@ def _averaged(values: Tensor, most: int) -> Tensor:
     return F.avg_pool2d(values, math.ceil(max(values.shape[2:]) / most), ceil_mode=True)
 
 
-def _fitting(rows: list[Tiles], place: int, draw: Callable[[list[Tiles]], Picture]) -> Picture:
-    """Tiles enlarged by a whole number to at most the size of their place, so that the PNG is within the limit."""
-    largest = max(place // max(rows[0][0].shape[:2]), 1)
-    ways = [(factor, len(rows)) for factor in range(largest, 0, -1)]
-    ways += [(1, kept) for kept in range(len(rows) - 1, 0, -1)]
-    for factor, kept in ways:
-        sheet = draw([[enlarged(tile, factor) for tile in row] for row in rows[:kept]])
-        if len(encode_png(sheet)) <= LIMIT:
-            break
-    return sheet
+def _enlarged(tiles: Tiles, place: int) -> Tiles:
+    """By one whole number, to at most the size of their place."""
+    factor = max(place // max(tiles[0].shape[:2]), 1)
+    return [enlarged(tile, factor) for tile in tiles]

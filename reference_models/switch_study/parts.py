@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -165,7 +165,9 @@ def run(part: Part, tests: TestSet, settings: Settings, out: Path) -> None:
     elif part.task == "failures":
         document = _failures(subject.first(settings.compared), settings)
     elif part.task == "figures":
-        document = {"pictures": _pictures(subject, out)}
+        everything = replace(tests, pictures=tests.pictures + tests.rivals, rivals=())
+        all_of_them = subjects.prepared(part.network, part.weights, loaded, everything, settings.seed, settings.device)
+        document = {"pictures": _pictures(subject, labels, all_of_them, out)}
     else:
         document = _measured(part, subject, partial(subjects.candidates, loaded, tests, subject), settings, out, labels)
     folder = out / "parts"
@@ -197,10 +199,10 @@ def _failures(subject: Subject, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _pictures(subject: Subject, out: Path) -> list[dict[str, str]]:
+def _pictures(subject: Subject, labels: Tensor | None, everything: Subject, out: Path) -> list[dict[str, str]]:
     (out / "figures").mkdir(parents=True, exist_ok=True)
     written = []
-    for stem, (picture, caption) in figures.figures(subject).items():
+    for stem, (picture, caption) in figures.figures(subject, labels, everything).items():
         file = f"figures/{quote(subject.name, safe='')}-{stem}.png"
         write_png(out / file, picture)
         written.append({"file": file, "caption": f"{subject.name}. {caption}"})

@@ -48,7 +48,7 @@ class ChosenUnits:
         numbered = enumerate(zip(self.channels.tolist(), places, strict=True))
         return [Unit(image, self.layer, channel, place, math.nan) for image, (channel, place) in numbered]
 
-    def of(self, part: slice) -> ChosenUnits:
+    def of(self, part: slice | Sequence[int]) -> ChosenUnits:
         return ChosenUnits(self.layer, self.channels[part], None if self.positions is None else self.positions[part])
 
 

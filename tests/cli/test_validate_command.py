@@ -78,7 +78,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     monkeypatch.setattr(parts.subjects, "candidates", lambda loaded, tests, subject: subject.pictures)
     facts = parts._facts
     monkeypatch.setattr(parts, "_facts", lambda *arguments: facts(*arguments) | {"renamed": 12.5})
-    monkeypatch.setattr(figures, "figures", lambda one: {"lower": (np.zeros((4, 4, 3), np.uint8), "Rows are black.")})
+    monkeypatch.setattr(figures, "figures", lambda *_: {"lower": (np.zeros((4, 4, 3), np.uint8), "Rows are black.")})
     return asked
 
 

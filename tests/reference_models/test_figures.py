@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 
 import attribkit
 from attribkit.reference_models.switch_study import figures
-from attribkit.reference_models.switch_study.figures import lower_layers, side_by_side, strongest_patches
+from attribkit.reference_models.switch_study.figures import lower_layers, side_by_side
 from attribkit.reference_models.switch_study.subjects import Subject
-from attribkit.report.pictures import Picture, encode_png, enlarged, grid, panel, picture
+from attribkit.report.pictures import Picture, enlarged, grid, panel, picture
 
 SIDE, COUNT = 16, 12
 GREY = 128
@@ -60,6 +61,10 @@ def classic(values: Tensor, factor: int) -> Picture:
 
 def photograph(values: Tensor, factor: int) -> Picture:
     return enlarged(np.rint(255 * values.numpy()).astype(np.uint8).transpose(1, 2, 0), factor)
+
+
+def patches(one: Subject, layer: str, *options: Any, **named: Any) -> Picture:
+    return figures.strongest_patches(one, [layer], *options, **named)[layer]
 
 
 def tile(sheet: Picture, row: int, column: int, size: int) -> Picture:
@@ -113,7 +118,7 @@ def test_the_strongest_patch_comes_first_wherever_it_is() -> None:
     pictures = 0.5 + 0.01 * torch.rand(COUNT, 3, SIDE, SIDE)
     pictures[7, :, 0:2, 13:16] += 2 * kernel[:, 1:]  # around the unit at 0, 14
     pictures[3, :, 9:12, 4:7] += kernel
-    sheet = strongest_patches(made(net, "0", "0", pictures), "0", channels=[1], count=3)
+    sheet = patches(made(net, "0", "0", pictures), "0", channels=[1], count=3)
     assert sheet.shape == (2 * 70 + 4, 3 * 70 + 4, 3)
     first, second = tile(sheet, 0, 0, 66), tile(sheet, 0, 1, 66)
     assert (first[:22] == GREY).all()
@@ -131,7 +136,7 @@ def test_neither_images_nor_patches_need_be_square() -> None:
     kernel = net.get_parameter("0.weight")[0].detach()
     pictures = 0.5 + 0.01 * torch.rand(COUNT, 3, SIDE, SIDE + 8)
     pictures[5, :, 15:, 22:] += 2 * kernel[:, :, :2]  # around the last unit
-    sheet = strongest_patches(made(net, "0", "0", pictures), "0", channels=[0], count=1)
+    sheet = patches(made(net, "0", "0", pictures), "0", channels=[0], count=1)
     assert sheet.shape == (4 + 2 * (22 + 4), 4 + 66 + 4, 3)
     assert same(sheet[4:26, 4:48], photograph(pictures[5, :, 15:, 22:], 22))
     assert (sheet[4:26, 48:70] == GREY).all()
@@ -141,7 +146,7 @@ def test_patches_and_maps_are_those_of_explain(strided: Subject) -> None:
     """Each channel of a deeper layer, pixel by pixel: a unit at y sees the rows from 2y - 3 to 2y + 3."""
     with torch.no_grad():
         strength, places = strided.net[:3](strided.images).flatten(2).max(2)  # type: ignore[index]
-    sheet = strongest_patches(strided, "2", count=5)
+    sheet = patches(strided, "2", count=5)
     assert sheet.shape == (2 * 8 * 67 + 4, 5 * 67 + 4, 3)
     for channel in range(8):
         order = sorted(range(COUNT), key=lambda image: -float(strength[image, channel]))
@@ -161,10 +166,10 @@ def test_patches_and_maps_are_those_of_explain(strided: Subject) -> None:
 
 def test_without_channels_the_first_eight(strided: Subject) -> None:
     """Or all of them, and all images, where there are fewer."""
-    assert (strongest_patches(strided, "2", count=2) == strongest_patches(strided, "2", range(8), 2)).all()
-    assert (strongest_patches(strided, "4") == strongest_patches(strided, "4", range(4), 10)).all()
-    assert same(strongest_patches(strided.first(3), "4"), strongest_patches(strided.first(3), "4", range(4), 3))
-    assert not same(strongest_patches(strided, "2", [0, 1], 2), strongest_patches(strided, "2", [1, 0], 2))
+    assert (patches(strided, "2", count=2) == patches(strided, "2", range(8), 2)).all()
+    assert (patches(strided, "4") == patches(strided, "4", range(4), 10)).all()
+    assert same(patches(strided.first(3), "4"), patches(strided.first(3), "4", range(4), 3))
+    assert not same(patches(strided, "2", [0, 1], 2), patches(strided, "2", [1, 0], 2))
 
 
 def test_a_unit_that_sees_everything_is_shown_with_the_whole_image() -> None:
@@ -172,7 +177,7 @@ def test_a_unit_that_sees_everything_is_shown_with_the_whole_image() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 2, 31, padding=15), nn.ReLU())
     one = made(net, "0", "0")
-    sheet = strongest_patches(one, "0", [0], count=COUNT)
+    sheet = patches(one, "0", [0], count=COUNT)
     shown = [tile(sheet, 0, column, 64) for column in range(COUNT)]
     for whole in one.pictures:
         assert sum(same(part, photograph(whole, 4)) for part in shown) == 1
@@ -189,23 +194,19 @@ def test_a_large_patch_is_averaged_over_whole_pixels() -> None:
     means = torch.stack(
         [seen[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((1, 2)) for i in range(34) for j in range(34)], 1
     )
-    sheet = strongest_patches(one, "0", [0], count=1)
+    sheet = patches(one, "0", [0], count=1)
     assert same(tile(sheet, 0, 0, 34), photograph(means.view(3, 34, 34), 1))
 
 
 # ------------------------------------------------------------------------------------------------------- side by side
 
 
-TITLES = {
-    "as it is": [
-        *("picture", "backprop, as it is", "deconvnet, as it is", "guided, as it is"),
-        *("backprop, own switches", "deconvnet, own switches", "guided, own switches"),
-    ],
-    "uniform": [
-        *("picture", "backprop, uniform", "deconvnet, uniform", "guided, uniform"),
-        *("backprop, own switches", "deconvnet, own switches", "guided, own switches"),
-    ],
-}
+TITLES = [
+    "picture",
+    *("deconvnet, no switches", "deconvnet, own switches"),
+    *("guided, no switches", "guided, own switches"),
+    *("backprop, no switches", "backprop, own switches"),
+]
 
 
 @pytest.mark.parametrize("kind", ["middle", "last", "class"])
@@ -215,84 +216,95 @@ def test_each_column_is_explains_under_its_title(request: pytest.FixtureRequest,
     one: Subject = request.getfixturevalue(which)
     layer = {"middle": one.middle, "last": one.last, "class": None}[kind]
     ways = [(one.net, "own"), (one.pooled, "own")] if which == "strided" else [(one.net, "uniform"), (one.net, "own")]
-    columns = [[photograph(shown, 14) for shown in one.pictures[:2]]]
-    for net, switches in ways:
-        for rule in ("backprop", "deconvnet", "guided"):
+    shown = [5, 2]
+    columns = [[photograph(one.pictures[row], 14) for row in shown]]
+    for rule in ("deconvnet", "guided", "backprop"):
+        for net, switches in ways:
             columns.append([])
-            for image in one.images[:2]:
+            for image in one.images[shown]:
                 unit = attribkit.explain(one.net, image[None], "backprop", layer=layer).units[0]
                 what = {"channel": unit.channel, "at": unit.position} if layer else {"target": unit.channel}
                 found = attribkit.explain(net, image[None], rule, layer=layer, switches=switches, **what)
                 columns[-1].append(classic(found.values[0], 14))
-    titles = TITLES["as it is" if which == "strided" else "uniform"]
-    expected = panel([grid(column, columns=1) for column in columns], titles)
-    assert same(side_by_side(one, kind, count=2), expected)
+    expected = panel([grid(column, columns=1) for column in columns], TITLES)
+    assert same(side_by_side(one, kind, shown), expected)
 
 
 def test_a_deconvnet_without_switches_shows_the_same_for_every_image(strided: Subject) -> None:
     """For one class, that is; with switches it does not, and guided backprop never does."""
     assert len(strided.units["class"].channels[:2].unique()) == 1
-    sheet = side_by_side(strided, "class", count=2)
+    sheet = side_by_side(strided, "class", [0, 1])
     foot, height, width = len(sheet) - 12 - 4, 14 * SIDE, 14 * SIDE + 8
     upper, lower = (sheet[foot - end - height : foot - end] for end in (height + 4, 0))
     alike = [
         bool((upper[:, left : left + width] == lower[:, left : left + width]).all())
         for left in range(12, 12 + 7 * (width + 12), width + 12)
     ]
-    assert alike == [False, False, True, False, False, False, False]
+    assert alike == [False, True, False, False, False, False, False]
 
 
-def test_a_png_beyond_the_limit_is_enlarged_less_and_then_has_fewer_rows(
-    strided: Subject, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(figures, "LIMIT", 10**9)
-    sheets = [strongest_patches(strided, "2", range(channels)) for channels in (1, 2, 3)]
-    assert [len(sheet) for sheet in sheets] == [4 + 67 * 2 * channels for channels in (1, 2, 3)]
-    monkeypatch.setattr(figures, "LIMIT", len(encode_png(sheets[2])) - 1)
-    smaller = strongest_patches(strided, "2", range(3))
-    assert smaller.shape == (4 + (56 + 4) * 6, 4 + (56 + 4) * 10, 3)
-    assert (tile(smaller, 3, 4, 56)[::8, ::8] == tile(sheets[2], 3, 4, 63)[::9, ::9]).all()
-    monkeypatch.setattr(figures, "LIMIT", 1)
-    smallest = strongest_patches(strided, "2", range(3))
-    assert smallest.shape == (4 + (7 + 4) * 2, 4 + (7 + 4) * 10, 3)
-    assert (tile(smallest, 1, 4, 7) == tile(sheets[2], 1, 4, 63)[::9, ::9]).all()
+def test_of_each_class_the_image_that_the_network_is_surest_of() -> None:
+    """Images that say their scores: class 1 is named rightly twice, class 0 once, class 2 never."""
+    scores = torch.tensor([[9.0, 1, 1], [5, 1, 1], [1, 4, 1], [1, 6, 2], [1, 7, 1], [8, 1, 1]])
+    images = scores[:, :, None, None].expand(-1, -1, SIDE, SIDE)
+    net = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1, bias=False), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    nn.init.dirac_(net.get_parameter("0.weight"))
+    one = Subject("says", "trained", net, None, "0", "0", images, images)
+    labels = torch.tensor([1, 0, 1, 1, 2, 2])  # 9 and 8 for class 0 and 7 for class 1 are wrong
+    assert figures.surest(one, labels) == [1, 3]
+    assert figures.surest(one, None) == [0, 4]  # of the classes that it names, the surest first
 
 
 # ---------------------------------------------------------------------------------------------------- all of a subject
 
 
 def test_the_figures_of_a_net_without_pools(strided: Subject) -> None:
-    found = figures.figures(strided)
+    """Patches are looked for in all images, and what stands side by side are a few."""
+    few, labels = strided.first(6), torch.arange(6) % 4
+    found = figures.figures(few, labels, strided)
     assert list(found) == [
         *("lower-layers-0", "lower-layers-2", "lower-layers-4"),
         *("strongest-patches-0", "strongest-patches-2"),
         *("side-by-side-last", "side-by-side-class"),
     ]
+    rows = figures.surest(few, labels)
     assert (found["lower-layers-2"][0] == lower_layers(strided.net, "2", SIDE)).all()
-    assert (found["strongest-patches-2"][0] == strongest_patches(strided, "2")).all()
-    assert (found["side-by-side-class"][0] == side_by_side(strided, "class")).all()
+    assert (found["strongest-patches-2"][0] == patches(strided, "2")).all()
+    assert (found["side-by-side-class"][0] == side_by_side(strided, "class", rows)).all()
     assert found["lower-layers-2"][1].startswith("What 2 responds to")
-    assert found["strongest-patches-0"][1].startswith("What excites 0 most")
+    assert found["strongest-patches-0"][1].startswith("What excites 0 most, of 12 images")
     assert found["side-by-side-last"][1] == (
-        "The strongest unit of 2, one row per image: the picture, then backprop, deconvnet and guided without switches "
-        "(as it is), then the same three with the image's own after strides_to_pools."
+        "The strongest unit of 2, one row for each class, with the image that it is surest of among those that it "
+        "names rightly: the picture, then deconvnet, guided and backprop, each without switches (as it is) and with "
+        "the image's own after strides_to_pools."
     )
 
 
 def test_the_figures_of_a_net_with_pools(pooled: Subject) -> None:
     """Its lower layers would not do without switches; the others are the control."""
-    found = figures.figures(pooled)
+    found = figures.figures(pooled, None, pooled)
     assert list(found) == ["strongest-patches-0", "strongest-patches-3", "side-by-side-last", "side-by-side-class"]
     assert found["side-by-side-class"][1] == (
-        "The class that the network names, one row per image: the picture, then backprop, deconvnet and guided without "
-        "switches (uniform), then the same three with the image's own."
+        "The class that the network names, in the images that it is surest of, no two of one class: the picture, then "
+        "deconvnet, guided and backprop, each without switches (uniform) and with the image's own."
     )
+
+
+def figures_of(one: Subject) -> dict[str, tuple[Picture, str]]:
+    return figures.figures(one, None, one)
+
+
+def test_a_net_that_names_nothing_rightly_is_shown_where_it_is_surest(pooled: Subject) -> None:
+    named = attribkit.Cases(pooled.net, pooled.images).classes
+    found = figures.figures(pooled, (named + 1) % 4, pooled)
+    assert (found["side-by-side-class"][0] == side_by_side(pooled, "class", figures.surest(pooled, None))).all()
+    assert "no two of one class" in found["side-by-side-class"][1]
 
 
 def test_the_papers_layers_where_there_are_some_of_these_names() -> None:
     names = ("conv1", "relu1", "conv6", "relu6", "conv9", "relu9", "mean", "flat")
     net = nn.Sequential(OrderedDict(zip(names, all_strides(), strict=True)))
-    papers = [stem for stem in figures.figures(made(net, "conv1", "conv6")) if "patches" in stem]
+    papers = [stem for stem in figures_of(made(net, "conv1", "conv6")) if "patches" in stem]
     assert papers == ["strongest-patches-conv6", "strongest-patches-conv9"]
 
 
@@ -300,7 +312,7 @@ def test_a_stem_has_no_suffix() -> None:
     """The path of a nested layer has dots."""
     body = nn.Sequential(*all_strides()[:4])
     net = nn.Sequential(OrderedDict(body=body, pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten()))
-    found = figures.figures(made(net, "body.0", "body.2"))
+    found = figures_of(made(net, "body.0", "body.2"))
     assert "strongest-patches-body-2" in found
     assert "body.2" in found["strongest-patches-body-2"][1]
     assert not any("." in stem for stem in found)
