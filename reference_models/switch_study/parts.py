@@ -165,9 +165,11 @@ def run(part: Part, tests: TestSet, settings: Settings, out: Path) -> None:
     elif part.task == "failures":
         document = _failures(subject.first(settings.compared), settings)
     elif part.task == "figures":
-        everything = replace(tests, pictures=tests.pictures + tests.rivals, rivals=())
-        all_of_them = subjects.prepared(part.network, part.weights, loaded, everything, settings.seed, settings.device)
-        document = {"pictures": _pictures(subject, labels, all_of_them, out)}
+        everything = subject
+        if tests.rivals:
+            whole = replace(tests, pictures=tests.pictures + tests.rivals, rivals=())
+            everything = subjects.prepared(part.network, part.weights, loaded, whole, settings.seed, settings.device)
+        document = {"pictures": _pictures(subject, labels, everything, out)}
     else:
         document = _measured(part, subject, partial(subjects.candidates, loaded, tests, subject), settings, out, labels)
     folder = out / "parts"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +41,25 @@ def test_pictures_are_those_that_went_in(written: tuple[Path, list[bytes]]) -> N
             np.testing.assert_array_equal(packed.picture(number), expected)
         assert packed.jpeg.size == sum(map(len, files))
         np.testing.assert_array_equal(packed.jpeg.every(5), np.frombuffer(b"".join(files), np.uint8)[::5])
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # Python 3.12 says so
+def test_processes_that_were_forked_read_side_by_side(written: tuple[Path, list[bytes]]) -> None:
+    """They share the open file, and so its place, with whoever else reads: here between any two of their reads."""
+    path, files = written
+    jpegs = Packed.read(path).jpeg
+    ends = list(itertools.pairwise(np.cumsum([0, *map(len, files)]).tolist()))
+
+    def wrong() -> int:
+        return sum(
+            jpegs.between(*at).tobytes() != file for _ in range(300) for at, file in zip(ends, files, strict=True)
+        )
+
+    child = os.fork()
+    if child == 0:
+        os._exit(min(wrong(), 1))
+    assert wrong() == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_a_byte_that_changed_is_noticed(written: tuple[Path, list[bytes]]) -> None:
