@@ -17,8 +17,8 @@ from attribkit.engine.plan import CannotRewrite
 from attribkit.engine.shadow import shadow
 from attribkit.errors import BadType
 from attribkit.explaining.failing import NetworkFails, tried
-from attribkit.explaining.watching import watched
-from attribkit.studies.folded import folded
+from attribkit.explaining.watching import inside, watched
+from attribkit.studies.folded import Readers, folded
 from attribkit.studies.incremental_functions import dispatched
 from attribkit.studies.incremental_tensor import CannotFollow, Shared, Windowed
 from attribkit.studies.incremental_windows import Place, Spans, blocks
@@ -81,7 +81,7 @@ class Patches:
     def corners(self) -> list[Corner]:
         return [(top, left) for top in self.tops for left in self.lefts]
 
-    def neighbours(self, side: int) -> Iterator[list[Corner]]:
+    def blocks(self, side: int) -> Iterator[list[Corner]]:
         """The corners in blocks of at most `side` x `side`."""
         for block in blocks(len(self.tops), len(self.lefts), side):
             yield [(self.tops[row], self.lefts[column]) for row, column in block]
@@ -95,8 +95,8 @@ class Runner:
         left: Operators from which on everything was computed, since nothing is known of them.
     """
 
-    # Of blocks of neighbouring windows: small ones are cut off by the same edges, large ones keep a GPU busy.
-    SIDE, SIDE_ON_GPU, BATCH = 3, 8, 16
+    # Of blocks of windows: small ones are cut off by the edges alike, large ones read the weights less often.
+    SIDE, SIDE_ON_GPU, BATCH = 7, 8, 16
 
     def __init__(self, model: Any, pick: Callable[[Any], Tensor] | None, layer: str | None = None) -> None:
         self.pick = pick
@@ -104,7 +104,7 @@ class Runner:
         self.whole: str | None = None
         self.left: set[str] = set()
         self.tried = False
-        self.folds = True
+        self.folds: list[tuple[str, str]] | None = None  # convolutions with their batch norms, once an image was seen
         self.model, self.net, self.lean = model, model, model
         self.batch = self.BATCH
         if not isinstance(model, nn.Module):
@@ -134,6 +134,27 @@ class Runner:
         outputs = outputs.whole() if isinstance(outputs, Windowed) else outputs
         return outputs, seen[0] if seen else outputs.new_full((len(images),), torch.nan, dtype=torch.float64)
 
+    def uncovered(self, image: Tensor) -> tuple[Tensor, Any]:
+        """The outputs for a whole picture, and what the layer gives: the last one with a map, if none was named.
+
+        None where there is no such layer. The first time it is seen as well which batch norms can be folded.
+        """
+        found: list[tuple[str | None, Any]] = []
+
+        def keep(name: str, inputs: Any, output: Any) -> None:
+            if _has_places(output) if self.layer is None else not found:
+                found[:] = [(name, output.clone() if isinstance(output, Tensor) else output)]
+
+        modules = inside(self.net) if isinstance(self.net, nn.Module) else []
+        readers = Readers(modules if self.folds is None else ())
+        layer = modules if self.layer is None else self._layer_of(self.net)
+        with watched(readers.known.items(), readers.look), watched(layer, keep):
+            outputs, _ = self.run(self.net, image, None)
+        self.layer, given = found[0] if found else (self.layer, None)
+        if self.folds is None:
+            self.folds = [pair for pair in readers.pairs() if pair[0] != self.layer]
+        return outputs, given
+
     def _layer_of(self, net: Any) -> list[tuple[str, nn.Module]]:
         return [] if self.layer is None else [(self.layer, net.get_submodule(self.layer))]
 
@@ -141,20 +162,18 @@ class Runner:
         """Outputs (windows x classes) and what is seen of the layer, in the order of `patches.corners()`."""
         while self.whole is None:
             try:
-                self.lean = self.lean or self._lean(patches.image[None])
+                self.lean = self.lean or self._lean()
                 return self._in_windows(patches, look)
             except (CannotFollow, NetworkFails) as error:
                 if self.folds and not self.tried:
-                    self.folds, self.lean = False, None  # a convolution may have had another reader
+                    self.folds, self.lean = [], None  # a convolution may have had another reader
                 else:
                     self.whole = str(error)
         return self._on_whole(patches, patches.corners(), look)
 
-    def _lean(self, image: Tensor) -> nn.Module:
+    def _lean(self) -> nn.Module:
         """The network with less to do: without batch norms that can be folded, and with channels last."""
-        net = folded(self.model, lambda net: net(image.clone()), self.layer) if self.folds else None
-        self.folds = net is not None
-        net = net or shadow(self.model)
+        net = folded(self.model, self.folds or [])
         for weight in net.parameters():
             if weight.dim() == 4:  # there may be convolutions of volumes as well
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last)
@@ -164,7 +183,7 @@ class Runner:
         shared = Shared(dispatched)
         answers: dict[Corner, tuple[Tensor, Tensor]] = {}
         base = patches.image[None].contiguous(memory_format=torch.channels_last)
-        waiting = list(patches.neighbours(self.SIDE if base.device.type == "cpu" else self.SIDE_ON_GPU))
+        waiting = list(patches.blocks(self.SIDE if base.device.type == "cpu" else self.SIDE_ON_GPU))
         while waiting:
             block = waiting.pop(0)
             shared.begin()
@@ -237,3 +256,8 @@ def summed(output: Tensor, channel: int) -> Tensor:
     base = output.base[:, channel : channel + 1].double()
     before = output.place.cut(base).flatten(1).sum(1)
     return base.sum() - before + output.windows[:, channel].double().flatten(1).sum(1)
+
+
+def _has_places(output: Any) -> bool:
+    """Whether it is a map of more than one place."""
+    return isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1

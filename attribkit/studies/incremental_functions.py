@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import reduce
+from math import prod
 from typing import Any
 
 import torch
@@ -128,7 +129,7 @@ def _slid(
     x: Windowed, func: Any, kernels: Sequence[Kernel], fill: float, base: Tensor, on: Callable[[Tensor], Tensor]
 ) -> Any:
     """What slides over the padded plane: `on` does it to parts of that without a padding of its own."""
-    place = Place(kernels[0].reached(x.place.rows, base.shape[-2]), kernels[1].reached(x.place.columns, base.shape[-1]))
+    place = _reached(x, kernels, base)
     sides = []
     for kernel, size, outputs in zip(kernels, x.base.shape[-2:], base.shape[-2:], strict=True):
         sides.append((kernel.padding, kernel.padding + kernel.overhang(size, outputs)))
@@ -145,12 +146,21 @@ def _slid(
     return wrapped(base, on(around), place, x.shared)
 
 
+def _reached(x: Windowed, kernels: Sequence[Kernel], base: Tensor) -> Place:
+    """Where the result differs."""
+    return Place(kernels[0].reached(x.place.rows, base.shape[-2]), kernels[1].reached(x.place.columns, base.shape[-1]))
+
+
 def _convolution(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     x, weight, bias, stride, padding, dilation, transposed, _, groups = args
     if not isinstance(x, Windowed) or len(windowed_in(args)) > 1 or transposed or x.dim() != 4:
         return None
     kernels = _kernels(weight.shape[-2:], stride, padding, dilation)
     base = _on_base(x.shared, func, args, kwargs)
+    place = _reached(x, kernels, base)
+    sizes = zip(x.shape[2:], base.shape[2:], strict=True)
+    if place.cells >= prod(kernel.multiplied(*pair) for kernel, pair in zip(kernels, sizes, strict=True)):
+        return func(x.whole(), *args[1:])  # which leaves out the padding, and windows would not
 
     def on(around: Tensor) -> Tensor:
         return torch.conv2d(around, weight, bias, stride, 0, dilation, groups)

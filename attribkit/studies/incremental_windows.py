@@ -76,6 +76,12 @@ class Kernel:
         length = (outputs.length - 1) * self.stride + self.reach
         return Spans(tuple(start * self.stride for start in outputs.starts), length, size)
 
+    def multiplied(self, size: int, outputs: int) -> float:
+        """How many outputs that lie inside have as many cells to multiply as all of them, whose padding has none."""
+        first = torch.arange(outputs)[:, None] * self.stride - self.padding
+        cells = first + torch.arange(self.size) * self.dilation
+        return int(((cells >= 0) & (cells < size)).sum()) / self.size
+
     def overhang(self, size: int, outputs: int) -> int:
         """By how much the last output looks beyond the padding at the end, as in ceil mode."""
         return max(0, (outputs - 1) * self.stride + self.reach - size - 2 * self.padding)
@@ -93,9 +99,9 @@ class Place:
         return self.rows.length == self.rows.size and self.columns.length == self.columns.size
 
     @property
-    def share(self) -> float:
-        """The part of the plane that a window has."""
-        return self.rows.length * self.columns.length / (self.rows.size * self.columns.size)
+    def cells(self) -> int:
+        """How many a window has."""
+        return self.rows.length * self.columns.length
 
     def joined(self, other: Place) -> Place:
         return Place(self.rows.joined(other.rows), self.columns.joined(other.columns))
@@ -128,14 +134,15 @@ def grown(shared: Tensor, windows: Tensor, place: Place, wider: Place) -> Tensor
 
 
 def blocks(rows: int, columns: int, side: int) -> list[list[tuple[int, int]]]:
-    """The positions of a grid in blocks of neighbours, whose windows are cut off by the same edges."""
+    """The positions of a grid in blocks whose windows are of one size: as far from an edge, which cuts them off."""
     return [
         [(row, column) for row in band for column in bar] for band in _cut(rows, side) for bar in _cut(columns, side)
     ]
 
 
-def _cut(count: int, side: int) -> Sequence[range]:
-    """Numbers in even pieces of at most `side`."""
+def _cut(count: int, side: int) -> Sequence[Sequence[int]]:
+    """Numbers in even pieces of at most `side`, those at both ends first."""
+    inwards = sorted(range(count), key=lambda number: min(number, count - 1 - number))
     pieces = -(-count // side)
     edges = [count * piece // pieces for piece in range(pieces + 1)]
-    return [range(start, end) for start, end in itertools.pairwise(edges)]
+    return [inwards[start:end] for start, end in itertools.pairwise(edges)]

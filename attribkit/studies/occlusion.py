@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor, nn
 
 from attribkit.errors import BadType, BadValue
 from attribkit.explaining.calls import check_layer
 from attribkit.explaining.given import Model
 from attribkit.explaining.targets import as_channels
-from attribkit.explaining.watching import inside, watched
 from attribkit.studies.incremental import Patches, Runner, summed
 from attribkit.studies.occlusion_fills import Fill, filling
 from attribkit.studies.stored import Stored
@@ -194,19 +194,15 @@ class _Study:
 
     def _uncovered(self, image: Tensor) -> tuple[Tensor, Tensor, int]:
         """What is said of the whole picture, and the sum and number of the strongest channel; -1 without a layer."""
-        if self.runner.layer is None and isinstance(self.runner.net, nn.Module):
-            self.runner.layer = last_map(self.runner, image)
-        kept: list[int] = []
-
-        def strongest(output: Tensor) -> Tensor:
-            _check_map(output, self.runner.layer)
-            kept.append(int(output[0].double().flatten(1).sum(1).argmax()))
-            return summed(output, kept[0])
-
-        logits, activity = self.runner.run(self.runner.net, image, strongest)
-        if self.runner.layer is not None and not kept:
-            raise BadValue(f"the layer {self.runner.layer!r} is not called for this image: name another")
-        return logits, activity, kept[0] if kept else -1
+        logits, given = self.runner.uncovered(image)
+        layer = self.runner.layer
+        if layer is None:
+            return logits, torch.full((1,), torch.nan), -1
+        if given is None:
+            raise BadValue(f"the layer {layer!r} is not called for this image: name another")
+        _check_map(given, layer)
+        channel = int(given[0].double().flatten(1).sum(1).argmax())
+        return logits, summed(given, channel), channel
 
     def _target(self, number: int, best: int, classes: int) -> int:
         if classes == 1:
@@ -226,19 +222,6 @@ def starts(size: int, window: int, stride: int, edge: Edge) -> list[int]:
     steps = -(-(size - window) // stride)
     begun = [step * stride for step in range(steps + 1)]
     return [min(start, size - window) for start in begun] if edge == "inside" else begun
-
-
-def last_map(runner: Runner, image: Tensor) -> str | None:
-    """The last layer whose output is a map of more than one place."""
-    found: list[str] = []
-
-    def keep(name: str, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor) and output.dim() == 4 and min(output.shape[2:]) > 1:
-            found.append(name)
-
-    with watched(inside(runner.net), keep):
-        runner.run(runner.net, image, None)
-    return found[-1] if found else None
 
 
 def _check_map(output: Any, layer: str | None) -> None:

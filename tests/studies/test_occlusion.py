@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import attribkit
+from attribkit.explaining.watching import inside, watched
 from attribkit.studies import incremental
-from attribkit.studies.folded import folded
+from attribkit.studies.folded import Readers, folded
+from attribkit.studies.incremental_windows import Kernel, blocks
 
 IN_WINDOWS = "only what a window changes was computed again"
 
@@ -350,12 +353,29 @@ def test_batch_norms_are_folded_only_where_nothing_else_is_changed(make: Callabl
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize("kernel", [(3, 1, 1, 1), (7, 2, 3, 1), (3, 1, 2, 2), (1, 2, 0, 1), (2, 2, 0, 1), (5, 1, 4, 1)])
+def test_what_padding_saves(kernel: tuple[int, int, int, int]) -> None:
+    """Counted by a convolution of ones, which gives how many cells each output has to multiply."""
+    size, stride, padding, dilation = kernel
+    ones = F.conv1d(torch.ones(1, 1, 13), torch.ones(1, 1, size), None, stride, padding, dilation)
+    assert Kernel(*kernel).multiplied(13, ones.shape[2]) == pytest.approx(float(ones.sum()) / size)
+
+
+def test_blocks_have_each_window_once_and_those_at_both_ends_together() -> None:
+    found = blocks(13, 5, 7)
+    assert sorted(itertools.chain(*found)) == [(row, column) for row in range(13) for column in range(5)]
+    assert {row for row, _ in found[0]} == {0, 12, 1, 11, 2, 10}
+    assert max(map(len, found)) <= 7 * 7
+
+
 def test_batch_norms_are_folded_where_they_can_be() -> None:
     """All twenty of resnet18."""
     net = torchvision.models.resnet18(weights=None).eval()
     called: list[str] = []
-    lean = folded(net, lambda copy: copy(torch.zeros(1, 3, 64, 64)), None)
-    assert lean is not None
+    readers = Readers(inside(net))
+    with watched(readers.known.items(), readers.look), torch.no_grad():
+        net(torch.zeros(1, 3, 64, 64))
+    lean = folded(net, readers.pairs())
     for name, module in lean.named_modules():
         if isinstance(module, nn.BatchNorm2d) and module.forward(5) == 5:  # type: ignore[arg-type]
             called.append(name)
