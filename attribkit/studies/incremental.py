@@ -149,7 +149,7 @@ class Runner:
         readers = Readers(modules if self.folds is None else ())
         layer = modules if self.layer is None else self._layer_of(self.net)
         with watched(readers.known.items(), readers.look), watched(layer, keep):
-            outputs, _ = self.run(self.net, image, None)
+            outputs, _ = self.run(self.net, image.clone(), None)  # which a first layer in place would change
         self.layer, given = found[0] if found else (self.layer, None)
         if self.folds is None:
             self.folds = [pair for pair in readers.pairs() if pair[0] != self.layer]

@@ -353,6 +353,15 @@ def test_batch_norms_are_folded_only_where_nothing_else_is_changed(make: Callabl
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
+def test_the_images_stay_as_they_are() -> None:
+    """Also where the first layer writes into what it gets."""
+    net = seeded(lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(3)))
+    image = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0)).double()
+    before = image.clone()
+    attribkit.occlude(net, image, window=4, stride=4, fill=0.0)
+    assert torch.equal(image, before)
+
+
 @pytest.mark.parametrize("kernel", [(3, 1, 1, 1), (7, 2, 3, 1), (3, 1, 2, 2), (1, 2, 0, 1), (2, 2, 0, 1), (5, 1, 4, 1)])
 def test_what_padding_saves(kernel: tuple[int, int, int, int]) -> None:
     """Counted by a convolution of ones, which gives how many cells each output has to multiply."""
