@@ -49,7 +49,7 @@ class Cases:
     def scores(self) -> Tensor:
         """What the model says of the images."""
         with torch.no_grad():
-            scores = torch.cat([self.model(self.images[part]) for part in batches(self.images)])
+            scores = torch.cat([self._answers(self.images[part]) for part in batches(self.images)])
         if scores.dim() != 2:
             raise BadValue(f"the model returns {tuple(scores.shape)}, not one score per class: use a classifier")
         return scores
@@ -60,7 +60,10 @@ class Cases:
         return [self._response(target) for target in self.classes.tolist()]
 
     def _response(self, target: int) -> Respond:
-        return lambda images: self.model(images)[:, target]
+        return lambda images: self._answers(images)[:, target]
+
+    def _answers(self, images: Tensor) -> Tensor:
+        return self.model(images.clone())  # a first layer in place writes into what it gets
 
     @cached_property
     def drops(self) -> dict[int, Tensor]:

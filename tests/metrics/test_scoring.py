@@ -133,3 +133,14 @@ def test_bad_cases_are_told(cases: Cases) -> None:
         evaluate(bright, "grid", Cases(Quarters(), cases.images, torch.tensor([1])))
     with pytest.raises(ValueError, match="use a classifier"):
         evaluate(bright, "grid", Cases(nn.Conv2d(3, 2, 3), cases.images))
+
+
+def test_the_images_stay_as_they_are() -> None:
+    """Also where the first layer writes into what it gets."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(3 * 8 * 8, 4)).eval()
+    images = torch.randn(4, 3, 8, 8)
+    before = images.clone()
+    for metric in ("source retrieval", "image dependence", "insertion - deletion", "occlusion", "class sensitivity"):
+        evaluate(lambda images, classes: torch.ones_like(images), metric, Cases(net, images))
+        assert torch.equal(images, before), metric
