@@ -355,7 +355,7 @@ def test_batch_norms_are_folded_only_where_nothing_else_is_changed(make: Callabl
 
 def test_the_images_stay_as_they_are() -> None:
     """Also where the first layer writes into what it gets."""
-    net = seeded(lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(3)))
+    net = seeded(lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(400, 3)))
     image = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0)).double()
     before = image.clone()
     attribkit.occlude(net, image, window=4, stride=4, fill=0.0)
