@@ -32,7 +32,7 @@ MODELS = "all_cnn_c,convpool_cnn_c,model_c"
     help="Networks, separated by commas; NAME=FILE takes weights from a file.",
 )
 @click.option("--quick", is_flag=True, help="Fewer images and resamples: takes minutes, gives wider intervals.")
-@click.option("--images", type=click.IntRange(min=10), help="How many test images.  [default: 500; quick: 30]")
+@click.option("--images", type=click.IntRange(min=10), help="How many test images.  [default: 500; quick: 20]")
 @click.option("--metrics", default="", metavar="NAMES", help="Only these metrics, commas between.  [default: all]")
 @click.option(
     "--margin",

@@ -69,7 +69,7 @@ class Settings:
 FULL = Settings(
     images=500, asked=100, paired=200, compared=50, candidates=10_000, learnt=50_000, steps=8, resamples=2000
 )
-QUICK = Settings(images=30, asked=20, paired=30, compared=4, candidates=1000, learnt=3000, steps=4, resamples=500)
+QUICK = Settings(images=20, asked=6, paired=12, compared=4, candidates=1000, learnt=2000, steps=4, resamples=500)
 EPOCHS = 6  # of the eye; twice as many of few images
 PHOTOGRAPHS = 1000  # at most, of a set that is not labelled: all that a folder has, in full
 
