@@ -18,6 +18,7 @@ import attribkit
 pytestmark = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+    pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS:UserWarning"),  # torch's, of its own first thread
 ]
 
 METHODS = ["backprop", "deconvnet", "guided"]
