@@ -106,13 +106,15 @@ class Net:
     def of_one_state(self) -> Iterator[None]:
         """Refuses what was computed while another thread changed the weights: a step of training, for one."""
         before = versions(self.weights)
+        # Torch does not count what is written through `.data`, as some optimizers do.
+        seen = samples(self.weights) if threading.active_count() > 1 else []
         try:
             yield
         except RuntimeError as error:  # torch's own, where a weight changed between the way up and the way down
             if versions(self.weights) == before:
                 raise
             raise self.changed() from error
-        if versions(self.weights) != before:
+        if versions(self.weights) != before or (seen and not all(map(torch.equal, seen, samples(self.weights)))):
             raise self.changed()
 
     def changed(self) -> ModelChanged:
@@ -208,3 +210,10 @@ def weights(model: Any) -> list[Tensor]:
 def versions(tensors: Sequence[Tensor]) -> list[int]:
     """How often each has been written into, by torch's count."""
     return [tensor._version for tensor in tensors]
+
+
+def samples(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """The bytes of one value per channel of each that lies in the CPU's memory, as they are now."""
+    plain = (t for t in tensors if type(t) in (Tensor, nn.Parameter) and t.is_cpu and t.layout == torch.strided)
+    with torch.no_grad():
+        return [t[(..., *(0,) * (t.dim() - 1))].reshape(-1).clone().view(torch.uint8) for t in plain]

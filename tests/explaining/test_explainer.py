@@ -653,6 +653,23 @@ def test_a_map_of_two_states_of_a_model_is_refused(weight: str) -> None:
     assert torch.equal(explainer(x).values, attribkit.explain(model, x).values)
 
 
+def test_a_write_that_torch_does_not_count_is_seen_while_there_is_another_thread() -> None:
+    """As optimizers write that go through `.data`."""
+    model, x = seeded(Trained), pictures(1, 1, 8, 8)
+    explainer, over = attribkit.Explainer(model), threading.Event()
+    another = threading.Thread(target=over.wait)
+    another.start()
+    try:
+        assert torch.equal(explainer(x).values, explainer(x).values)
+        STEPS.append(lambda: model.second.weight.data.mul_(2))
+        with pytest.raises(ModelChanged):
+            explainer(x)
+        assert torch.equal(explainer(x).values, attribkit.explain(model, x).values)
+    finally:
+        over.set()
+        another.join()
+
+
 @pytest.mark.parametrize("made", [{}, {"layer": "conv2"}, {"layer": "relu1"}], ids=str)
 def test_four_threads_and_several_shapes(made: dict[str, Any]) -> None:
     """One explainer, asked at the same time about images of several sizes, gives each exactly what it gives alone."""

@@ -26,7 +26,7 @@ SMALL = re.compile(
     r"|inception_v3|cspresnet50|darknet|edgenext|levit|repvgg|selecsls|spnas|poolformer_s12|pit_ti|coat_)"
 )
 LARGE = re.compile(
-    r"repvgg_b|darknet53|skresnext|huge|giant|large|_base|base_|1[0-9][0-9]|[2-9][0-9][0-9]d?(_|$)|quantized|clip|gemma|sam|_[lbh]_|_b[3-8]"
+    r"mobilenetv5|_dinov[23]|lingbot|repvgg_[bd]|darknet53|skresnext|huge|giant|large|_base|base_|1[0-9][0-9]|[2-9][0-9][0-9]d?(_|$)|quantized|clip|gemma|sam|_[lbh]_|_b[3-8]"
 )
 CAT = Path(__file__).parents[2] / "examples" / "cat.jpg"
 

@@ -75,11 +75,14 @@ def test_sixteen_threads_on_one_model(tried: Tried) -> None:
 
 
 class Repeating(Net):
-    """Whose second convolution is used again and again: a map during which it changes would mix two networks."""
+    """Whose second convolution is used again and again: a map during which it changes would mix two networks.
+
+    Its four weights are written at once. Of more, a thread may be halted half way through: a state of its own.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv2 = nn.Conv2d(4, 4, 3, padding=1)
+        self.conv2 = nn.Conv2d(4, 4, 1, groups=4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.conv1(x))
