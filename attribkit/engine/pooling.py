@@ -264,8 +264,7 @@ def _fractional(rank: int, indices: bool = False) -> Callable[..., tuple[Tensor,
     ) -> tuple[Tensor, Pool]:
         plane = input.shape[-rank:]
         if output_size is None:
-            ratios = output_ratio if isinstance(output_ratio, (tuple, list)) else (output_ratio,) * rank
-            output_size = tuple(int(p * r) for p, r in zip(plane, ratios, strict=True))
+            output_size = tuple(int(p * r) for p, r in zip(plane, output_ratio, strict=True))
         if _random_samples is None:
             # Drawn as torch draws them, so that the same seed gives the same windows.
             batch = 1 if input.dim() == rank + 1 else input.size(0)

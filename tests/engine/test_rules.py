@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import attribkit
-from attribkit.engine.rules import RULES, Rule, resolve
+from attribkit.engine.rules import OPEN, RULES, Relay, Rule, resolve
 
 # Every pair of signs of input and signal, and zero, which counts as closed in both.
 INPUTS = torch.tensor([1.0, 1.0, -1.0, -1.0, 0.0, 2.0], dtype=torch.float64)
@@ -168,3 +169,54 @@ def test_what_is_no_rule_is_told_what_is(wrong: Any, error: type[Exception], say
         resolve(wrong)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_rule_is_backprop_where_nothing_else_is_said() -> None:
+    assert Rule("mine").is_gradient
+    assert not Rule("mine", rectify=True).is_gradient
+
+
+def test_rules_that_everybody_shares_cannot_be_changed() -> None:
+    for rule in (*RULES.values(), resolve({"*": "guided"})):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            rule.parts = rule.gate = False  # type: ignore[misc, union-attr]
+
+
+def test_a_rule_with_a_function_is_given_every_gate_and_rectifies_if_it_wants_to() -> None:
+    rule = Rule("mine", gate=False, rectify=True, function=absolute)
+    assert (rule.gate, rule.rectify) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("function", "gave"),
+    [
+        (lambda signal, gate: None, "gave None for a signal of (6,)"),
+        (lambda signal, gate: signal.sum(), "gave a tensor of () for a signal of (6,)"),
+        (lambda signal, gate: signal[:5], "gave a tensor of (5,) for a signal of (6,)"),
+        (lambda signal, gate: torch.cat([signal, gate]), "gave a tensor of (12,) for a signal of (6,)"),
+    ],
+)
+def test_a_function_that_gives_no_signal_of_that_shape_is_refused(function: Any, gave: str) -> None:
+    net = attribkit.rewrite(nn.ReLU(), Rule("mine", function=function))
+    with pytest.raises(TypeError) as caught:
+        down(net, INPUTS, SIGNAL)
+    assert str(caught.value) == f"the rule 'mine' {gave}"
+
+
+def test_a_rule_by_part_is_the_gradient_where_each_part_is() -> None:
+    """And follows its parts, where the first pattern that fits counts."""
+    assert resolve({"a": "backprop", "*": Rule("mine")}).is_gradient is True
+    assert resolve({"a": "backprop", "*": "guided"}).is_gradient is False
+    assert resolve({"a*": "deconvnet", "*": "guided"}).at("ab").name == "deconvnet"
+    assert resolve({"a*": "deconvnet"}).at("b").name == "backprop"
+
+
+def test_several_rules_over_one_pass_begin_with_the_first() -> None:
+    relay = Relay([RULES["guided"], RULES["backprop"]])
+    assert relay.current is RULES["guided"]
+    assert relay.at("anywhere").current is RULES["guided"]
+
+
+def test_the_open_rule_stops_nothing() -> None:
+    assert OPEN.down(SIGNAL, None, torch.relu) is SIGNAL
+    assert (OPEN.gate, OPEN.rectify) == (False, False)

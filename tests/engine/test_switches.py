@@ -98,6 +98,11 @@ def over_rows(size: tuple[int, int]) -> Windows:
     return Windows(size, [[list(range(size[0]))], [[column] for column in range(size[1])]])
 
 
+def over_columns(size: tuple[int, int]) -> Windows:
+    """One window for each row, over all its columns."""
+    return Windows(size, [[[row] for row in range(size[0])], [list(range(size[1]))]])
+
+
 SAMPLES_2D = torch.rand(2, 3, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 SAMPLES_3D = torch.rand(2, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
@@ -178,6 +183,25 @@ CASES: dict[str, Case] = {
     ),
     "F.max_pool3d": Case(lambda x: F.max_pool3d(x, 2, 1), (3, 4, 3), plain((3, 4, 3), [2, 2, 2], [1, 1, 1])),
     "F.adaptive_max_pool1d": Case(lambda x: F.adaptive_max_pool1d(x, 4), (9,), adaptive((9,), (4,))),
+    "F.max_pool2d, lists of one number": Case(lambda x: F.max_pool2d(x, (2,), [2]), (6, 7), plain((6, 7), [2, 2])),
+    "F.max_pool2d, an empty stride": Case(lambda x: F.max_pool2d(x, 2, ()), (7, 7), plain((7, 7), [2, 2])),
+    "torch.max_pool2d, an empty stride": Case(lambda x: torch.max_pool2d(x, 2, []), (7, 7), plain((7, 7), [2, 2])),
+    "torch.max_pool2d, the rest by default": Case(lambda x: torch.max_pool2d(x, 2), (7, 7), plain((7, 7), [2, 2])),
+    "F.max_pool2d_with_indices": Case(lambda x: F.max_pool2d_with_indices(x, 2)[0], (7, 6), plain((7, 6), [2, 2])),
+    "F.adaptive_max_pool2d and indices": Case(
+        lambda x: F.adaptive_max_pool2d(x, (3, 2), True)[0], (7, 5), adaptive((7, 5), (3, 2))
+    ),
+    "F.adaptive_max_pool2d_with_indices": Case(
+        lambda x: F.adaptive_max_pool2d_with_indices(x, (3, 2))[0], (7, 5), adaptive((7, 5), (3, 2))
+    ),
+    "torch.adaptive_max_pool1d": Case(lambda x: torch.adaptive_max_pool1d(x, 4)[0], (9,), adaptive((9,), (4,))),
+    "F.fractional_max_pool2d_with_indices": Case(
+        lambda x: F.fractional_max_pool2d_with_indices(x, 2, (4, 3), _random_samples=SAMPLES_2D)[0],
+        (9, 8),
+        fractional((9, 8), (2, 2), (4, 3), SAMPLES_2D),
+    ),
+    "amax of columns": Case(lambda x: x.amax(3), (4, 5), lambda n, c: over_columns((4, 5))),
+    "amax of volumes": Case(lambda x: x.amax((2, 3, 4)), (3, 4, 2), lambda n, c: whole_plane((3, 4, 2))),
     "amax": Case(lambda x: x.amax((2, 3)), (4, 5), lambda n, c: whole_plane((4, 5))),
     "amax of rows": Case(lambda x: torch.amax(x, 2, keepdim=True), (4, 5), lambda n, c: over_rows((4, 5))),
     "max of rows": Case(lambda x: x.max(dim=-2)[0], (4, 5), lambda n, c: over_rows((4, 5))),
@@ -213,7 +237,8 @@ def test_recorded_switches_are_where_the_maximum_of_each_window_lies(name: str, 
     values, indices = case.looped(x)
     assert torch.equal(case.like_switches(model(x)), values)
     switches = record_switches(model, x)
-    (recorded,) = switches.indices.values()
+    ((site, recorded),) = switches.indices.items()
+    assert (site == "pool") == isinstance(case.pool, nn.Module)  # held under that name, and swapped
     assert recorded.dtype == torch.int64
     assert torch.equal(recorded, indices)
     assert list(switches.planes.values()) == [case.size]
@@ -342,17 +367,20 @@ def test_replay_both_with_own_switches_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "pool",
+    ("pool", "size"),
     [
-        nn.FractionalMaxPool2d(2, output_size=(3, 4)),
-        nn.FractionalMaxPool2d(2, output_ratio=(0.5, 0.7)),
-        lambda x: F.fractional_max_pool2d(x, (2, 3), output_ratio=(0.6, 0.4)),
-        lambda x: F.fractional_max_pool2d(x, 2, output_size=3, return_indices=True)[0],
+        (nn.FractionalMaxPool2d(2, output_size=(3, 4)), (2, 3, 9, 10)),
+        (nn.FractionalMaxPool2d(2, output_size=(3, 4)), (3, 9, 10)),
+        (nn.FractionalMaxPool2d(2, output_ratio=(0.5, 0.7)), (2, 3, 9, 10)),
+        (nn.FractionalMaxPool3d(2, output_size=3), (2, 3, 7, 8, 9)),
+        (nn.FractionalMaxPool3d(2, output_size=3), (2, 7, 8, 9)),
+        (lambda x: F.fractional_max_pool2d(x, (2, 3), output_ratio=(0.6, 0.4)), (2, 3, 9, 10)),
+        (lambda x: F.fractional_max_pool2d(x, 2, output_size=3, return_indices=True)[0], (2, 3, 9, 10)),
     ],
 )
-def test_random_windows_are_the_same_under_one_seed(pool: Callable[[Tensor], Tensor]) -> None:
+def test_random_windows_are_the_same_under_one_seed(pool: Callable[[Tensor], Tensor], size: tuple[int, ...]) -> None:
     """A fractional pool without samples draws as the original does: one seed, the same bits and the same gradient."""
-    model, x = Pooling(pool), noise(2, 3, 9, 10)
+    model, x = Pooling(pool), noise(*size)
     net = attribkit.rewrite(model, "backprop")
     with torch.random.fork_rng(devices=[]):
         results = []
@@ -444,6 +472,23 @@ def test_a_model_without_pools_has_no_switches() -> None:
     for model in (nn.ReLU(), Pooling(lambda x: x.amax(1)), Pooling(lambda x: x.max()), Pooling(nn.AvgPool2d(2))):
         with pytest.raises(ValueError, match="no max-pool to record"):
             record_switches(model, noise(2, 3, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("maximum", "size"),
+    [
+        (lambda x: x.amax((1, 2, 3)), (2, 3, 4, 5)),
+        (lambda x: x.amax(1), (2, 3, 4, 5)),
+        (lambda x: x.amax((4, 5)), (2, 3, 2, 2, 4, 5)),
+        (lambda x: x.amax(1), (6, 7)),
+    ],
+)
+def test_a_maximum_over_channels_or_of_more_than_volumes_is_no_pool(maximum: Any, size: tuple[int, ...]) -> None:
+    """It stays torch's, whatever the switches."""
+    model, x = Pooling(lambda x: maximum(x.relu())), noise(*size)
+    net = attribkit.rewrite(model, "backprop", switches="uniform")
+    assert torch.equal(down(net, x), down(model, x))
+    assert [site.kind for site in net.sites] == ["rectifier"]
 
 
 def test_a_plain_function_can_be_recorded() -> None:
