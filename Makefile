@@ -14,7 +14,7 @@ MAPPED := adapters cli reference_models
 TYPES := build/types/attribkit
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture mutations test-oldest test-newest test-browser test-ray check bench zoo coverage coverage-sample thirdparty captum-tests docs reference-table validation clean
+.PHONY: help demo test torture mutations lines test-oldest test-newest test-browser test-ray check bench zoo coverage coverage-sample thirdparty captum-tests docs reference-table validation clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,9 +29,11 @@ test: $(STAMP) ## run the tests (WORKERS=2 processes, one thread each)
 torture: $(STAMP) ## what must not happen, tried thousands of times, and a table of it (the tests try a tenth)
 	TORTURE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/torture
 
-mutations: $(STAMP) ## what the engine's tests notice when one thing in it is changed: hundreds of changes, an hour; can be resumed
-	@$(BIN)/python -c 'import cosmic_ray' 2>/dev/null || $(BIN)/python $(INSTALL) $(PINNED) --editable '.[mutations]'
+mutations: $(VENV)/.measured ## what the engine's tests notice when one thing in it is changed: hundreds of changes; can be resumed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutations.py --workers $(WORKERS)
+
+lines: $(VENV)/.measured ## which lines of the library the tests reach
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term
 
 test-oldest: $(OLDEST)/.installed ## the same on the oldest torch, torchvision and timm that pyproject.toml admits (TESTS=tests/engine: a part)
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) $(TESTS)
@@ -105,6 +107,10 @@ $(VENV)/.docs: $(STAMP)
 
 $(VENV)/.thirdparty: $(STAMP)
 	$(BIN)/python $(INSTALL) $(PINNED) --editable '.[thirdparty]'
+	@touch $@
+
+$(VENV)/.measured: $(STAMP)
+	$(BIN)/python $(INSTALL) $(PINNED) --editable '.[measured]'
 	@touch $@
 
 $(OLDEST)/.installed: pyproject.toml constraints/oldest.txt constraints/common.txt

@@ -5,7 +5,7 @@
 
 The changes are those of cosmic-ray: one of each kind at each place in the code, drawn by a fixed seed. What changes
 only an annotation is left out, as nothing evaluates those. A change is noticed when a test fails, or when the tests do
-not come to an end. Each is tried in a process of its own, forked after torch has been imported, by a minute of those
+not come to an end. Each is tried in a process of its own, forked after torch has been imported, by forty seconds of
 tests that call the function where it stands; no file of the project is written to. The folder keeps what is done, so
 that the same command goes on where it was stopped. What was noticed counts until its module changes; what survived is
 tried again by other tests.
@@ -39,7 +39,7 @@ ENGINE = Path("attribkit/engine")
 MODULES = ("rules", "pooling", "unpooling", "switches", "lift")
 TESTS = Path("tests/engine")
 NOTICED = ("noticed", "no end")
-MOST = 60.0  # seconds that the tests of one change may take, as measured without it
+MOST = 40.0  # seconds that the tests of one change may take, as measured without it
 PATIENCE = 4.0  # how many times longer than without a change tests may take, and LEAST seconds more
 LEAST = 120.0
 
