@@ -64,14 +64,15 @@ def test_a_module_that_gives_nan_is_named() -> None:
     assert refused(model, images(), layer="2", channel=0).endswith("nan; the first is in what 1.1 gives")
 
 
-def test_a_map_that_overflows_is_no_map() -> None:
-    """Though the activation is a number."""
+@pytest.mark.parametrize("wrong", [torch.inf, -torch.inf, torch.nan])
+def test_a_map_that_overflows_is_no_map(wrong: float) -> None:
+    """Though the activation is a number, and so is all of the map but what one number becomes."""
 
-    def doubled(signal: Tensor, gate: Tensor) -> Tensor:
-        return signal / 0.0
+    def spoiled(signal: Tensor, gate: Tensor) -> Tensor:
+        return (signal * gate).index_put([torch.tensor(0)] * signal.dim(), torch.tensor(wrong))
 
-    said = refused(net(), images(), method=doubled, layer="4", channel=0)
-    assert said == "a map of the rule doubled is not finite; it arises on the way down"
+    said = refused(net(), images(), method=spoiled, layer="4", channel=0)
+    assert said == "a map of the rule spoiled is not finite; it arises on the way down"
 
 
 @pytest.mark.parametrize(
