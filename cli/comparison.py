@@ -17,6 +17,7 @@ from attribkit.errors import BadValue
 from attribkit.explaining.explainer import Explainer
 from attribkit.explaining.passes import gradient
 from attribkit.verify.checking import largest_difference
+from attribkit.verify.precision import full_precision
 from attribkit.verify.referee import NotJudged, plain_copy, refereed
 
 AGREE = 1e-5  # of the largest value
@@ -57,6 +58,7 @@ class Comparison:
         return [who for who, apart in self.from_referee.items() if apart <= AGREE]
 
 
+@full_precision()
 def compare(name: str, model: nn.Module, x: Tensor, target: int, method: str, rounds: int) -> Comparison:
     """Captum, ours and plain autograd on the same model, image and class, in turns."""
     explainer = Explainer(model, method)

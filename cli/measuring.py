@@ -68,7 +68,7 @@ def peak_bytes(work: Work, device: torch.device) -> int:
         work()
         return torch.cuda.max_memory_allocated(device) - before
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler reports when it starts and stops
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         work()
     results = profiler.profiler.kineto_results
     sizes = [event.nbytes() for event in results.events() if event.name() == "[memory]"]

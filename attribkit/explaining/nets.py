@@ -214,6 +214,12 @@ def versions(tensors: Sequence[Tensor]) -> list[int]:
 
 def samples(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The bytes of one value per channel of each that lies in the CPU's memory, as they are now."""
-    plain = (t for t in tensors if type(t) in (Tensor, nn.Parameter) and t.is_cpu and t.layout == torch.strided)
+    plain = [t for t in tensors if type(t) in (Tensor, nn.Parameter) and t.is_cpu and t.layout == torch.strided]
     with torch.no_grad():
-        return [t[(..., *(0,) * (t.dim() - 1))].reshape(-1).clone().view(torch.uint8) for t in plain]
+        return [_one_per_channel(tensor).reshape(-1).clone().view(torch.uint8) for tensor in plain if tensor.numel()]
+
+
+def _one_per_channel(tensor: Tensor) -> Tensor:
+    while tensor.dim() > 1:
+        tensor = tensor[..., 0]
+    return tensor

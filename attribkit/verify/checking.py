@@ -18,6 +18,7 @@ from attribkit.engine.shadow import unwrapped
 from attribkit.engine.switches import Switches
 from attribkit.errors import BadType
 from attribkit.explaining.passes import Pass
+from attribkit.verify.precision import full_precision
 from attribkit.verify.referee import RECTIFIERS, NotJudged, plain_copy, refereed
 
 _METHODS = ("guided", "deconvnet", "backprop")
@@ -67,6 +68,7 @@ class Checked:
         return "cannot be judged" if any(site.kind == HIDDEN for site in self.sites) else "right"
 
 
+@full_precision()
 def check(
     model: nn.Module,
     images: Tensor,
