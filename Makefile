@@ -32,8 +32,8 @@ torture: $(STAMP) ## what must not happen, tried thousands of times, and a table
 mutations: $(VENV)/.measured ## what the engine's tests notice when one thing in it is changed: hundreds of changes; can be resumed
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/mutations.py --workers $(WORKERS)
 
-lines: $(VENV)/.measured ## which lines of the library the tests reach
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --cov --cov-report=term
+lines: $(VENV)/.measured ## which lines of the library the tests reach, but for those that torture it or read its docs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --ignore tests/torture --ignore tests/project --cov --cov-report=term
 
 test-oldest: $(OLDEST)/.installed ## the same on the oldest torch, torchvision and timm that pyproject.toml admits (TESTS=tests/engine: a part)
 	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) $(TESTS)
