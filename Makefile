@@ -65,10 +65,10 @@ bench: $(STAMP) ## memory and time of one guided map against plain autograd; tim
 	$(BIN)/python benchmarks/look_back.py
 
 coverage: $(STAMP) ## every model of torchvision and timm beside the oracle and Captum; can be resumed
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py --workers $(WORKERS)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/every_model.py --workers $(WORKERS)
 
 coverage-sample: $(STAMP) ## a tenth of it, drawn by the date
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/coverage.py --workers $(WORKERS) --sample
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/every_model.py --workers $(WORKERS) --sample
 
 thirdparty: $(VENV)/.thirdparty ## models of pytorchcv, segmentation-models-pytorch, transformers and monai beside the oracle; can be resumed
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python benchmarks/thirdparty.py --workers $(WORKERS)

@@ -1,4 +1,4 @@
-"""One model under every rule, beside the oracle and beside Captum; `coverage.py` goes through them all.
+"""One model under every rule, beside the oracle and beside Captum; `every_model.py` goes through them all.
 
 A model is *right* when the three rules give the oracle's maps, the forward pass is equal bit for bit, the model is as
 it was before, and recorded switches replay; *refused* when it has no rectifier between image and output, and the oracle

@@ -4,9 +4,9 @@
     python benchmarks/thirdparty.py 'monai:*'    # some
 
 60 models of pytorchcv and 10 of segmentation-models-pytorch, drawn once and for all, 20 of transformers built from
-small configurations, and five of monai. Each is judged as `coverage.py` does, its smooth activations too where it has
-no rectifier; then its output and three of its layers are explained, which gives maps or an error of ours. A run over
-all of them writes its part of docs/coverage.md.
+small configurations, and five of monai. Each is judged as `every_model.py` does, its smooth activations too where it
+has no rectifier; then its output and three of its layers are explained, which gives maps or an error of ours. A run
+over all of them writes its part of docs/coverage.md.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ import attribkit
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import coverage  # after the path that leads there
+import every_model  # after the path that leads there
 import examination
-from coverage import Record
+from every_model import Record
 
-RESULTS = coverage.ROOT / "runs" / "thirdparty.jsonl"
+RESULTS = every_model.ROOT / "runs" / "thirdparty.jsonl"
 SEED = 0
 Built = tuple[nn.Module, Tensor]
 """A model and an image of the size that it is made for."""
@@ -199,8 +199,8 @@ def _first(output: Any) -> Any:
 def stamp() -> dict[str, str]:
     """What a result holds for."""
     versions = {library: importlib.metadata.version(library.replace("_", "-")) for library in SOURCES}
-    explaining = coverage.digest([*(coverage.ROOT / "attribkit" / "explaining").glob("*.py"), Path(__file__)])
-    return versions | {"torch": torch.__version__, "engine": coverage.stamp()["engine"], "explaining": explaining}
+    explaining = every_model.digest([*(every_model.ROOT / "attribkit" / "explaining").glob("*.py"), Path(__file__)])
+    return versions | {"torch": torch.__version__, "engine": every_model.stamp()["engine"], "explaining": explaining}
 
 
 COLUMNS = ("right", "refused", "wrong", "undecided", "no effect", "too large", "failed")
@@ -212,10 +212,10 @@ def table(records: list[Record]) -> str:
     for library in SOURCES:
         members = [r for r in records if r["name"].startswith(f"{library}:")]
         counts = [len(members), *(sum(r["status"] == status for r in members) for status in COLUMNS)]
-        counts += [sum(coverage.smooth(status)(r) for r in members) for status in ("right", "wrong")]
+        counts += [sum(every_model.smooth(status)(r) for r in members) for status in ("right", "wrong")]
         lines.append(f"| {library} {stamp()[library]} | {' | '.join(str(count or '') for count in counts)} |")
     odd = [r for r in records if r["status"] not in ("right", "refused")]
-    return "\n".join([*lines, "", *(f"- `{r['name']}`: {r['status']}, {coverage.why(r)}" for r in odd)])
+    return "\n".join([*lines, "", *(f"- `{r['name']}`: {r['status']}, {every_model.why(r)}" for r in odd)])
 
 
 def section(records: list[Record]) -> str:
@@ -225,22 +225,22 @@ def section(records: list[Record]) -> str:
         "seed, 20 of transformers from small configurations and five of monai, with random weights, judged as above. "
         "*Failed* is also a model about whose output or layers `explain` raises an error that is none of ours."
     )
-    return f"{coverage.OTHERS}\n{drawn}\n\n{table(records)}\n"
+    return f"{every_model.OTHERS}\n{drawn}\n\n{table(records)}\n"
 
 
 def main() -> int:
     """Examine what is asked for and not known yet; 1 if anything is wrong."""
-    asked = coverage.options(__doc__ or "").parse_args()
+    asked = every_model.options(__doc__ or "").parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no process is left behind
     patterns = asked.patterns or ["*"]
     names = [name for name in everything() if any(fnmatchcase(name, pattern) for pattern in patterns)]
-    found = coverage.gone_through(examine, names, {}, stamp(), RESULTS, asked)
+    found = every_model.gone_through(examine, names, {}, stamp(), RESULTS, asked)
     records = [found[name] for name in names]
     print(table(records))
     if not asked.patterns:
-        page, _, _ = coverage.PAGE.read_text(encoding="utf-8").partition(coverage.OTHERS)
-        coverage.PAGE.write_text(page + section(records), encoding="utf-8")
-    return int(any(record["status"] == "wrong" or coverage.smooth("wrong")(record) for record in records))
+        page, _, _ = every_model.PAGE.read_text(encoding="utf-8").partition(every_model.OTHERS)
+        every_model.PAGE.write_text(page + section(records), encoding="utf-8")
+    return int(any(record["status"] == "wrong" or every_model.smooth("wrong")(record) for record in records))
 
 
 if __name__ == "__main__":

@@ -20,9 +20,9 @@ pytestmark = pytest.mark.filterwarnings("ignore:Setting forward, backward hooks:
 
 @pytest.fixture(scope="module")
 def coverage() -> Iterator[ModuleType]:
-    """The script, under a name of its own: there is a package of that name, too."""
-    path = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
-    spec = importlib.util.spec_from_file_location("coverage_script", path)
+    """The script, as it is run: it leads to those beside it by itself."""
+    path = Path(__file__).parents[2] / "benchmarks" / "every_model.py"
+    spec = importlib.util.spec_from_file_location("every_model_script", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -100,7 +100,7 @@ def test_results_are_kept_and_not_made_again(
     monkeypatch.setattr(coverage, "RESULTS", tmp_path / "runs" / "coverage.jsonl")
     monkeypatch.setattr(coverage, "PAGE", tmp_path / "coverage.md")
     monkeypatch.setattr(coverage, "run", run)
-    monkeypatch.setattr(sys, "argv", ["coverage.py", "timm:test_res*", "torchvision:resnet18"])
+    monkeypatch.setattr(sys, "argv", ["every_model.py", "timm:test_res*", "torchvision:resnet18"])
     assert coverage.main() == coverage.main() == 0
     assert made == ["torchvision:resnet18", "timm:test_resnet"]
     assert "2 models examined, 0 wrong. 2 have a ReLU or ReLU6, and 2 of them are right" in capsys.readouterr().out

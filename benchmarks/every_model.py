@@ -1,8 +1,8 @@
 """Every model of torchvision and timm under every rule, beside the oracle and beside Captum.
 
-    python benchmarks/coverage.py                  # all of them; stop it and start it again as you like
-    python benchmarks/coverage.py --sample         # a tenth, another one each day
-    python benchmarks/coverage.py 'timm:resnet*'   # some
+    python benchmarks/every_model.py                  # all of them; stop it and start it again as you like
+    python benchmarks/every_model.py --sample         # a tenth, another one each day
+    python benchmarks/every_model.py 'timm:resnet*'   # some
 
 Results go line by line into runs/coverage.jsonl, and what is settled there for these versions and this engine is not
 done again. A run over all models writes docs/coverage.md and, beside it, coverage-by-family.md. Each model has a
