@@ -216,7 +216,8 @@ def samples(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The bytes of one value per channel of each that lies in the CPU's memory, as they are now."""
     plain = [t for t in tensors if type(t) in (Tensor, nn.Parameter) and t.is_cpu and t.layout == torch.strided]
     with torch.no_grad():
-        return [_one_per_channel(tensor).reshape(-1).clone().view(torch.uint8) for tensor in plain if tensor.numel()]
+        values = [_one_per_channel(tensor).reshape(-1) for tensor in plain if tensor.numel()]
+        return [value.clone(memory_format=torch.contiguous_format).view(torch.uint8) for value in values]
 
 
 def _one_per_channel(tensor: Tensor) -> Tensor:

@@ -33,6 +33,7 @@ from torch.nn import functional as F
 import attribkit
 from attribkit.errors import ModelChanged
 from attribkit.explaining import nets
+from attribkit.explaining.nets import samples
 from attribkit.units import Unit
 
 RULES = ["backprop", "deconvnet", "guided"]
@@ -668,6 +669,33 @@ def test_a_write_that_torch_does_not_count_is_seen_while_there_is_another_thread
     finally:
         over.set()
         another.join()
+
+
+@pytest.mark.parametrize(
+    "weight",
+    [
+        torch.randn(4, 3, 2, 2),
+        torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last),
+        torch.randn(1, 768),
+        torch.randn(5, 1, 3).transpose(0, 1),
+        torch.randn(6, dtype=torch.float64),
+        torch.tensor(3),
+        torch.tensor([True, False]),
+        torch.randn(2, 2).half(),
+        torch.randn(4, 1, 1, 1).expand(4, 3, 2, 2),
+        torch.full((2,), torch.nan),
+    ],
+    ids=lambda weight: f"{weight.dtype} {tuple(weight.shape)}",
+)
+def test_weights_of_every_kind_are_watched_while_there_is_another_thread(weight: Tensor) -> None:
+    (before,) = samples([weight])
+    assert torch.equal(before, samples([weight])[0])
+    weight.data.fill_(not weight.flatten()[0]) if weight.dtype == torch.bool else weight.data.fill_(7)
+    assert not torch.equal(before, samples([weight])[0])
+
+
+def test_what_has_no_values_here_is_not_watched() -> None:
+    assert samples([torch.empty(4, 0), torch.empty(3, device="meta"), torch.eye(3).to_sparse()]) == []
 
 
 @pytest.mark.parametrize("made", [{}, {"layer": "conv2"}, {"layer": "relu1"}], ids=str)
