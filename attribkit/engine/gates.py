@@ -66,8 +66,9 @@ def _is_nonzero(x: Tensor, y: Tensor) -> Tensor:
     return y.bool()  # which for a ReLU says the same as x > 0, and faster
 
 
-def _inside(x: Tensor, y: Tensor, low: float, high: float) -> Tensor:
-    return (x > low) & (x < high)
+def _inside(x: Tensor, y: Tensor, zero: float, high: float) -> Tensor:
+    """Where y is on neither of its bounds: as zero < x < high, and several times faster than comparisons are."""
+    return y.bool() & (high - y).bool()
 
 
 def _where_clamp_is_open(x: Tensor, y: Tensor, low: float, high: float | None) -> Tensor:

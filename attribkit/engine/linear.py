@@ -2,12 +2,12 @@
 
 The weights of a rewritten network are constants, so the way down through a convolution or an eval-mode batch norm
 needs the weights alone. torch keeps the input as well, for a gradient of the weights that nobody asks for, and that
-is the larger part of a map's memory. The arithmetic is torch's own in both directions.
+is the larger part of a map's memory. The arithmetic is torch's own in both directions, but for one short cut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attribkit.engine.autograd import Quick
+from attribkit.engine.autograd import Quick, eager
 from attribkit.engine.torch_private import disable_torch_function, saved_tensors_hooked
+
+aten = torch.ops.aten
 
 
 class _Convolve(Quick):
@@ -35,24 +37,71 @@ class _Convolve(Quick):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, _, _, *ctx.settings = inputs
-        ctx.dtype, ctx.size = x.dtype, x.shape[2:]
+        x, weight, _, _, stride, padding, dilation, groups = inputs
+        rank = x.dim() - 2
+        no_transpose = (False, (0,) * rank)
+        ctx.settings = _each(stride, rank), _each(padding, rank), _each(dilation, rank), *no_transpose, groups
+        ctx.dtype, ctx.shape, ctx.strides = x.dtype, x.shape, _dense_strides(x)
         ctx.save_for_backward(weight)
 
     @staticmethod
     def backward(ctx: Any, signal: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.settings
-        rank = len(ctx.size)
-        stride, padding, dilation = _each(stride, rank), _each(padding, rank), _each(dilation, rank)
-        # What the last windows of a stride left over.
-        spare = [
-            (size + 2 * p - d * (kernel - 1) - 1) % s
-            for size, kernel, s, p, d in zip(ctx.size, weight.shape[2:], stride, padding, dilation, strict=True)
-        ]
         weight = weight.to(signal.dtype)
-        below = torch.convolution(signal, weight, None, stride, padding, dilation, True, spare, groups)
+        stride, padding, dilation, *_, groups = ctx.settings
+        if _is_of_an_image(weight, stride, dilation, groups) and signal.is_cpu:
+            below = _to_an_image(signal, weight, stride, padding, ctx.shape[2:])
+            return below.to(ctx.dtype), None, None, None, None, None, None, None
+        x = _placeholder(signal, ctx.shape, ctx.strides)
+        below = aten.convolution_backward.default(signal, x, weight, None, *ctx.settings, (True, False, False))[0]
         return below.to(ctx.dtype), None, None, None, None, None, None, None
+
+
+def _placeholder(signal: Tensor, shape: torch.Size, strides: tuple[int, ...] | None) -> Tensor:
+    """Stands for an input, of which only the shape counts as long as no gradient of the weights is asked for."""
+    if strides is None:
+        return signal.new_empty(shape)
+    if signal.is_contiguous() and signal.numel() >= shape.numel() and not signal.requires_grad and eager():
+        return signal.as_strided(shape, strides)  # no memory of its own
+    return torch.empty_strided(shape, strides, dtype=signal.dtype, device=signal.device)
+
+
+def _dense_strides(x: Tensor) -> tuple[int, ...] | None:
+    """How a tensor lies in memory; None where it is a part of something larger."""
+    dense = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
+    return x.stride() if dense else None
+
+
+COLOURS = 4
+"""Fewer channels than a processor works on at once."""
+
+
+def _is_of_an_image(weight: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int) -> bool:
+    """Whether a convolution is the first of a network, with steps of two pixels or more."""
+    steps = len(stride) == 2 and min(stride) > 1 and tuple(dilation) == (1, 1)
+    return steps and groups == 1 and weight.shape[1] <= COLOURS
+
+
+def _to_an_image(
+    signal: Tensor, weight: Tensor, stride: Sequence[int], padding: Sequence[int], size: Sequence[int]
+) -> Tensor:
+    """The way down through a strided convolution to few channels, which torch computes one channel at a time.
+
+    Pixels that lie equally between the steps see the signal through the same part of the weights. Each such part is a
+    convolution without steps; all of them together are one, to as many more channels.
+    """
+    (down, across), (_, colours, *kernel) = stride, weight.shape
+    tall, wide = -(-kernel[0] // down), -(-kernel[1] // across)
+    whole = F.pad(weight, (0, wide * across - kernel[1], 0, tall * down - kernel[0]))
+    parts = whole.view(-1, colours, tall, down, wide, across).flip(2, 4).permute(1, 3, 5, 0, 2, 4)
+    below = F.conv2d(signal, parts.reshape(-1, len(weight), tall, wide), padding=(tall - 1, wide - 1))
+    rows, columns = below.shape[2:]
+    below = below.view(-1, colours, down, across, rows, columns).permute(0, 1, 4, 2, 5, 3)
+    below = below.reshape(-1, colours, rows * down, columns * across)
+    top, left = padding
+    missing = (max(0, left + size[1] - columns * across), max(0, top + size[0] - rows * down))  # which nothing saw
+    below = F.pad(below, (0, missing[0], 0, missing[1])) if any(missing) else below
+    return below[:, :, top : top + size[0], left : left + size[1]]
 
 
 def _each(setting: int | tuple[int, ...], rank: int) -> tuple[int, ...]:
@@ -153,9 +202,9 @@ def _normalise(module: Any, input: Tensor) -> Tensor:
     """The `forward` of a batch norm."""
     lean = None
     if not torch.compiler.is_compiling() and not module.training and type(input) is Tensor:
-        module._check_input_dim(input)
         statistics = (module.running_mean, module.running_var, module.weight, module.bias)
         with disable_torch_function():
+            module._check_input_dim(input)
             lean = without_input(F.batch_norm, (input, *statistics), {"eps": module.eps})
     return type(module).forward(module, input) if lean is None else lean
 

@@ -220,3 +220,17 @@ def test_several_rules_over_one_pass_begin_with_the_first() -> None:
 def test_the_open_rule_stops_nothing() -> None:
     assert OPEN.down(SIGNAL, None, torch.relu) is SIGNAL
     assert (OPEN.gate, OPEN.rectify) == (False, False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("high", [6.0, 0.125, 2.0**-14])
+def test_a_bounded_relu_is_closed_on_its_bounds_as_in_torch(high: float, dtype: torch.dtype) -> None:
+    """And open right beside them, however small the numbers are."""
+    bound = torch.tensor(high, dtype=dtype)
+    zero = torch.zeros((), dtype=dtype)
+    x = torch.stack([zero, -zero, bound, torch.nextafter(zero, bound), torch.nextafter(bound, zero), bound / 2, -bound])
+    maps = []
+    for net in (attribkit.rewrite(nn.Hardtanh(0.0, high), "backprop"), nn.Hardtanh(0.0, high)):
+        image = x.clone().requires_grad_()
+        maps.append(torch.autograd.grad(net(image).sum(), image)[0])
+    assert torch.equal(maps[0], maps[1])
