@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,12 +35,14 @@ class Explained:
     Attributes:
         units: Image by image.
         maps: For each rule the maps of all units.
+        finite: Whether these are numbers throughout.
         sites: What the rules met on the way.
         output: That in which the units were looked for, where there was one.
     """
 
     units: list[Unit]
     maps: list[Tensor]
+    finite: bool
     sites: tuple[Site, ...]
     output: Tensor | None
 
@@ -107,7 +110,7 @@ class Task:
         maps = [list(self.ways_down(up, column, last=column is columns[-1])) for column in columns]
         by_rule = [torch.stack(one, 1).flatten(0, 1) if len(one) > 1 else one[0] for one in zip(*maps, strict=True)]
         boxed = [replace(unit, box=field.box(unit.position)) for row in units for unit in row]
-        return Explained(boxed, by_rule, tuple(self.net.sites), up.output.detach())
+        return Explained(boxed, by_rule, all(map(_is_finite, by_rule)), tuple(self.net.sites), up.output.detach())
 
     def on_crops(
         self, images: Tensor, field: ReceptiveField, units: Sequence[Unit], output: Tensor | None
@@ -117,8 +120,8 @@ class Task:
         Without the layer's output, in which they were looked for, their activations are those found on the parts.
         """
         crops = [field.crop(unit.position or ()) for unit in units]
-        maps = [images.new_zeros(len(units), *images.shape[1:]) for _ in range(self.ways)]
-        found = list(units)
+        maps = [_zeros(len(units), images) for _ in range(self.ways)]
+        found, finite = list(units), True
         for columns in together(crops, units, self.ways, images[:, 0].numel()):
             parts = torch.stack([images[units[r].image][crops[r].pixels] for r in columns[0]])
             up = Pass(self.forward, parts)
@@ -133,9 +136,10 @@ class Task:
                     found[r] = replace(units[r], activation=activation, box=field.box(units[r].position))
                 downs = self.ways_down(up, moved, last=column is columns[-1])
                 for whole, part in zip(maps, downs, strict=True):
+                    finite = finite and _is_finite(part)
                     for r, pixels in zip(column, part, strict=True):
                         whole[r][crops[r].pixels] = pixels
-        return Explained(found, maps, tuple(self.net.sites), output)
+        return Explained(found, maps, finite, tuple(self.net.sites), output)
 
     def spares(self, images: Tensor, field: ReceptiveField, units: Sequence[Unit]) -> bool:
         """Whether the parts that units see take a tenth less than whole images do."""
@@ -157,6 +161,20 @@ class Task:
                 relay.current = relay.rules[way]
             with self.computing(up.images):
                 yield up.down(signal, again=not last or way < self.ways - 1).contiguous()
+
+
+def _zeros(count: int, images: Tensor) -> Tensor:
+    """Maps like these images. What nobody writes to or reads of them takes no memory, and no time to clear."""
+    if type(images) is not Tensor or not images.is_cpu:
+        return images.new_zeros(count, *images.shape[1:])
+    shape = (count, *images.shape[1:])
+    cleared = np.zeros(math.prod(shape) * images.element_size(), np.uint8)  # which the system clears page by page
+    return torch.from_numpy(cleared).view(images.dtype).view(shape)
+
+
+def _is_finite(maps: Tensor) -> bool:
+    """In one pass, without a mask as large as the maps; NaN is the smallest and the largest of whatever holds one."""
+    return not maps.numel() or all(math.isfinite(end) for end in maps.aminmax())
 
 
 def _alike(values: Sequence[float], others: Sequence[float], output: Tensor) -> bool:
