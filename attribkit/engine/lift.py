@@ -162,7 +162,7 @@ class Lift(TorchFunctionMode):
             if self.plan.probes and func in activations.EXTREMES and _are_tensors(args):
                 return args[0] + args[1]
             result = func(*args, **kwargs)
-            return self._compared(result) if func is torch.where and len(args) == 1 else result
+            return self._compared(result) if func is torch.where and len(args) + len(kwargs) == 1 else result
         x, call = recognised
 
         def original() -> Any:
@@ -194,7 +194,7 @@ class Lift(TorchFunctionMode):
         count = self._counts[name] = self._counts.get(name, 0) + 1
         indexed = name if count == 1 else f"{name}:{count - 1}"
         site, calls = (name, count) if how == "module" else (indexed, 1)
-        aside = self.follow and eager() and not (torch.is_grad_enabled() and x.requires_grad)
+        aside = self.follow and not _needs_gradient(x) and eager()
         before = calls > 1 and self.sites[site].swapped
         swaps = self.plan.swaps(call.kind)
         self.sites[site] = Site(site, call.op, call.kind, how, calls, before or (swaps and not aside))
@@ -259,6 +259,11 @@ def _applied(call: Call, x: Tensor, original: Original, here: Passage) -> Any:
         return call.apply(x, original, here)
 
     return type(x).__torch_function__(apply, (type(x),), (x,), {})
+
+
+def _needs_gradient(x: Tensor) -> bool:
+    with disable_torch_function():  # or the mode would see the question
+        return x.requires_grad and torch.is_grad_enabled()
 
 
 def _are_tensors(args: tuple[Any, ...]) -> bool:

@@ -86,6 +86,7 @@ class Switches:
         indices = self.indices[site]
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < math.prod(plane):
             raise SwitchMismatch(f"the switches of {site!r} point outside its plane of {_by(plane)}")
+        indices = indices[None] if indices.dim() == pool.rank + 1 else indices  # those of one image, without a batch
         for d, size in enumerate(plane):
             outputs = indices.shape[d - pool.rank]
             cells = pool.cells(d, size, outputs, indices.device)

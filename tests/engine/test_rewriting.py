@@ -1028,3 +1028,54 @@ def test_a_module_used_beside_the_image_and_on_its_way_follows_the_rule() -> Non
         net = attribkit.rewrite(Both(first), "guided")
         net(torch.randn(1, 3, 8, 8).requires_grad_())
         assert [(site.calls, site.swapped) for site in net.sites] == [(2, True)]
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_activation_without_a_gradient_beside_others_is_left_aside(rule: str) -> None:
+    """Under `no_grad` the image does not pass it, whether what it is given needs a gradient or not."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            weight = self.gate(x).mean() + self.gate(torch.ones(1)).mean()
+        return F.relu(x) * weight + self.act(torch.ones(1))
+
+    net, x = attribkit.rewrite(Calling(forward, gate=nn.ReLU(), act=nn.ReLU()), rule), noise(*IMAGES)
+    net(x.clone().requires_grad_())
+    assert {site.name: site.swapped for site in net.sites} == {"gate": False, "#relu": True, "act": False}
+    net(x)  # nothing shows what is beside
+    assert {site.name: site.swapped for site in net.sites} == {"gate": True, "#relu": True, "act": True}
+
+
+@pytest.mark.parametrize("where", [torch.where, lambda condition: torch.where(condition=condition)])
+def test_a_rectifier_by_the_positions_that_where_finds_is_listed(where: Callable[..., Any]) -> None:
+    """It is left alone, and that is said; what `torch.where` gives is torch's own, with a gradient and without."""
+
+    def zeroed(x: Tensor) -> Tensor:
+        y = x * 1
+        y[where(x < 0)] = 0
+        return y
+
+    x = noise(*IMAGES)
+    net = attribkit.rewrite(lambda x: F.relu(x) + zeroed(x), "guided")
+    for image in (x, x.clone().requires_grad_()):
+        assert torch.equal(net(image), F.relu(x) + zeroed(x))
+    assert [(s.name, s.swapped) for s in net.sites] == [("#relu", True), ("graph#index_put by a comparison", False)]
+    with pytest.raises(attribkit.PartlyRewritten, match="index_put by a comparison"):
+        attribkit.rewrite(net.model, "guided", strict=True)(x.clone().requires_grad_())
+
+
+EVEN = torch.arange(8) % 2 == 0
+CHOOSING: dict[str, Callable[[Tensor], Tensor]] = {
+    "a choice times the image": lambda x: torch.where(EVEN, x, 2 * x) * x,
+    "a choice times another": lambda x: torch.where(EVEN, x, 2 * x) * torch.where(EVEN, 3 * x, x),
+    "a product with the maximum": lambda x: x * x.max(),
+    "a product with the minimum": lambda x: x * torch.min(x),
+}
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_a_choice_between_two_tensors_is_no_mask(name: str) -> None:
+    """What it is multiplied by is no rectifier; neither is the product with an extreme value."""
+    net = attribkit.rewrite(lambda x: F.relu(x) + CHOOSING[name](x), "guided", strict=True)
+    net(noise(*IMAGES).requires_grad_())
+    assert [site.name for site in net.sites] == ["#relu"]

@@ -103,3 +103,28 @@ def test_an_empty_mapping_is_no_rule() -> None:
     """It says what one looks like."""
     with pytest.raises(ValueError, match="at least one pattern"):
         attribkit.rewrite(Net(), {})
+
+
+def test_a_rule_by_part_names_itself_by_its_parts() -> None:
+    """In print, and where an error says which rule it was."""
+    net = attribkit.rewrite(Net(), {"body.1": "guided", "*": attribkit.DECONVNET})
+    assert net.rule.name == "body.1: guided, *: deconvnet"
+    assert "rule=body.1: guided, *: deconvnet, 2 of 2 sites swapped" in repr(net)
+    with pytest.raises(attribkit.NothingToRewrite, match=r"the 0: guided rule finds no rectifier"):
+        attribkit.rewrite(nn.Sequential(nn.GELU()), {"0": "guided"})(images())
+
+
+def test_a_rule_by_part_keeps_gates_if_one_of_its_parts_does() -> None:
+    """A deconvnet throughout needs none."""
+    gates = {
+        rules: attribkit.rewrite(Net(), dict.fromkeys(("stem.*", "*"), "deconvnet") | {"stem.*": rules}).rule.gate
+        for rules in ALL
+    }
+    assert gates == {"backprop": True, "deconvnet": False, "guided": True}
+
+
+def test_a_rule_by_part_is_the_one_in_force_itself() -> None:
+    """As a plain rule is; only several rules over one pass take turns."""
+    for rule in ({"*": "guided"}, "guided"):
+        net = attribkit.rewrite(Net(), rule)
+        assert net.rule.current is net.rule

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,16 @@ CASES: dict[str, Case] = {
         lambda x: F.fractional_max_pool2d(x, 2, output_ratio=(0.5, 0.5), _random_samples=SAMPLES_2D),
         (9, 8),
         fractional((9, 8), (2, 2), (4, 4), SAMPLES_2D),
+    ),
+    "F.fractional 3d": Case(
+        lambda x: F.fractional_max_pool3d(x, (2, 3, 2), (3, 3, 4), _random_samples=SAMPLES_3D),
+        (7, 8, 9),
+        fractional((7, 8, 9), (2, 3, 2), (3, 3, 4), SAMPLES_3D),
+    ),
+    "F.fractional 3d and indices": Case(
+        lambda x: F.fractional_max_pool3d(x, 2, (3, 3, 4), return_indices=True, _random_samples=SAMPLES_3D)[0],
+        (7, 8, 9),
+        fractional((7, 8, 9), (2, 2, 2), (3, 3, 4), SAMPLES_3D),
     ),
     "F.max_pool1d": Case(lambda x: F.max_pool1d(x, 3, 2, 1), (9,), plain((9,), [3], [2], [1])),
     "F.max_pool2d": Case(lambda x: F.max_pool2d(x, 3, 2, 1), (6, 7), plain((6, 7), [3, 3], [2, 2], [1, 1])),
@@ -343,6 +354,31 @@ def test_replay_both_takes_the_values_at_the_switches_too(name: str) -> None:
     torch.testing.assert_close(down(net, x), expected, rtol=0, atol=1e-14)
 
 
+def test_fractional_windows_of_an_image_without_a_batch_are_checked() -> None:
+    """Its own switches fit; those that point outside of their windows are refused."""
+    pool, x = nn.FractionalMaxPool2d(2, output_size=3, _random_samples=torch.rand(1, 3, 2)), torch.rand(3, 9, 9)
+    switches = attribkit.record_switches(pool, x)
+    attribkit.rewrite(pool, "backprop", switches=switches)(x)
+    (site, indices), planes = next(iter(switches.indices.items())), switches.planes
+    with pytest.raises(SwitchMismatch, match="outside their windows"):
+        attribkit.rewrite(pool, "backprop", switches=Switches({site: indices.flip(-1)}, planes))(x)
+
+
+def test_one_images_fractional_windows_serve_images_of_other_windows() -> None:
+    """The windows of another image lie elsewhere, in each channel: the signal goes where they were recorded."""
+    one, two = (
+        Pooling(nn.FractionalMaxPool2d((2, 3), output_size=(4, 3), _random_samples=samples))
+        for samples in (SAMPLES_2D[1:].flip(1), SAMPLES_2D)
+    )
+    x, switches = noise(2, 3, 9, 8), record_switches(one, noise(1, 3, 9, 8, seed=7))
+    signal = signal_on(two(x)).flatten(2)
+    expected = torch.zeros(2, 3, 72, dtype=x.dtype)
+    expected.scatter_add_(2, switches.indices["pool"].flatten(2).expand(signal.shape), signal)
+    net = attribkit.rewrite(two, "backprop", switches=switches)
+    assert torch.equal(net(x), two(x))
+    torch.testing.assert_close(down(net, x).flatten(2), expected, rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize("scheme", ["uniform", "center", "corner"])
 @pytest.mark.parametrize(
     "name", ["2d padded, overlapping", "1d dilated", "adaptive 2d", "fractional 3d", "amax of rows"]
@@ -376,6 +412,8 @@ def test_replay_both_with_own_switches_changes_nothing() -> None:
         (nn.FractionalMaxPool3d(2, output_size=3), (2, 7, 8, 9)),
         (lambda x: F.fractional_max_pool2d(x, (2, 3), output_ratio=(0.6, 0.4)), (2, 3, 9, 10)),
         (lambda x: F.fractional_max_pool2d(x, 2, output_size=3, return_indices=True)[0], (2, 3, 9, 10)),
+        (lambda x: F.fractional_max_pool3d(x, 2, output_ratio=(0.5, 0.4, 0.6)), (2, 3, 7, 8, 9)),
+        (lambda x: F.fractional_max_pool3d(x, 2, output_size=3, return_indices=True)[0], (2, 3, 7, 8, 9)),
     ],
 )
 def test_random_windows_are_the_same_under_one_seed(pool: Callable[[Tensor], Tensor], size: tuple[int, ...]) -> None:
@@ -525,6 +563,45 @@ def test_pools_that_return_indices_return_them(switches: str) -> None:
     assert torch.allclose(down(net, x), down(model, x)) == (switches == "own")
 
 
+# Switches by themselves -------------------------------------------------------------------------------------
+
+
+def test_switches_cannot_be_changed() -> None:
+    """What was recorded stays what it is; other switches are made of it."""
+    switches = some_switches()
+    for name in ("indices", "planes", "network"):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(switches, name, getattr(switches, name))
+
+
+def test_switches_are_equal_to_themselves_only() -> None:
+    """Tensors have no single answer to whether they are equal; so switches can be keys and members of a set."""
+    switches = some_switches()
+    other = Switches(switches.indices, switches.planes)
+    assert switches == switches
+    assert switches != other
+    assert len({switches, other, switches}) == 2
+
+
+def test_switches_made_by_hand_may_leave_out_the_planes() -> None:
+    """Then those of the images are taken."""
+    x = noise(2, 3, 6, 6)
+    for planes in ({}, {"another": (6, 6)}):
+        switches = Switches({"pool": torch.zeros(1, 3, 1, 1, dtype=torch.int64)}, planes)
+        found = down(attribkit.rewrite(Pooling(nn.MaxPool2d(6)), "backprop", switches=switches), x)
+        assert found[..., 0, 0].all()
+        assert not found.flatten(2)[..., 1:].any()
+
+
+@pytest.mark.parametrize(("plane", "words"), [((4, 0), "4x0"), ((0,), "0"), ((-1, 4), "-1x4")])
+def test_a_plane_without_cells_is_refused(plane: tuple[int, ...], words: str) -> None:
+    """In switches made by hand, too; one cell is enough."""
+    indices = torch.zeros(1, 1, *[1] * len(plane), dtype=torch.int64)
+    with pytest.raises(SwitchMismatch, match=f"switches of 'pool' point into a plane of {words}$"):
+        Switches({"pool": indices}, {"pool": plane})
+    assert Switches({"pool": indices}, {"pool": (1,) * len(plane)}).planes == {"pool": (1,) * len(plane)}
+
+
 # Saving and loading -----------------------------------------------------------------------------------------
 
 
@@ -626,6 +703,40 @@ def test_a_file_from_before_files_named_their_network_is_read(tmp_path: Path) ->
     assert (loaded.planes, loaded.network) == ({"pool": (4, 4)}, "")
 
 
+def file_of_a_plane(path: Path, plane: object) -> Path:
+    """A file of the switches of one pool, which point into that plane."""
+    import safetensors.torch
+
+    about = json.dumps({"network": "", "planes": {"pool": plane}})
+    path.write_bytes(safetensors.torch.save({"pool": torch.zeros(1, 1, 1, 1, dtype=torch.int64)}, {NEWER: about}))
+    return path
+
+
+def test_a_plane_of_one_cell_comes_out_of_a_file(tmp_path: Path) -> None:
+    """And replays."""
+    switches = Switches.load(file_of_a_plane(tmp_path / "cat.safetensors", [1, 1]))
+    assert switches.planes == {"pool": (1, 1)}
+    net, x = attribkit.rewrite(Pooling(nn.MaxPool2d(1)), "backprop", switches=switches), noise(2, 1, 1, 1)
+    assert torch.equal(down(net, x), signal_on(x))
+
+
+@pytest.mark.parametrize("plane", ["4x4", 4, {"4": 4}, [4, 0], [4, -1], [4.0, 4.0], [True, True], [[4], 4], [None]])
+def test_a_plane_that_is_no_size_is_named(tmp_path: Path, plane: object) -> None:
+    """With the file, the pool and what stands there."""
+    path = file_of_a_plane(tmp_path / "cat.safetensors", plane)
+    with pytest.raises(SwitchMismatch) as caught:
+        Switches.load(path)
+    assert str(caught.value) == f"{path}: the switches of 'pool' point into a plane of {plane}, which is not a size"
+
+
+def test_a_plane_that_would_fill_the_screen_is_cut_off(tmp_path: Path) -> None:
+    """After sixty letters."""
+    path = file_of_a_plane(tmp_path / "cat.safetensors", "0123456789" * 1000)
+    with pytest.raises(SwitchMismatch) as caught:
+        Switches.load(path)
+    assert str(caught.value).endswith(f" into a plane of {'0123456789' * 6}, which is not a size")
+
+
 OLDER, NEWER = "attribkit.switches/1", "attribkit.switches/2"
 
 
@@ -697,6 +808,45 @@ def test_other_weights_and_wrappers_are_the_same_network() -> None:
         attribkit.rewrite(model, "deconvnet", switches=switches)(x)
 
 
+def ending_in(*last: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), *last)
+
+
+def test_networks_whose_linear_layers_alone_differ_are_not_the_same() -> None:
+    """Fewer classes, or one more layer; the same layers with other weights are."""
+    x = noise(1, 3, 8, 8).float()
+    switches = record_switches(ending_in(nn.Linear(64, 5)), x)
+    attribkit.rewrite(ending_in(nn.Linear(64, 5)), "deconvnet", switches=switches)(x)
+    for other in (ending_in(nn.Linear(64, 4)), ending_in(nn.Linear(64, 5), nn.Linear(5, 5)), ending_in()):
+        with pytest.raises(SwitchMismatch, match="recorded on Sequential"):
+            attribkit.rewrite(other, "deconvnet", switches=switches)
+
+
+class Scaled(nn.Module):
+    """Weights of a shape, by which images are multiplied."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__()
+        self.scale, self.relu, self.pool = nn.Parameter(torch.ones(shape)), nn.ReLU(), nn.MaxPool2d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(self.relu(x * self.scale))
+
+
+def test_vectors_and_single_numbers_do_not_make_it_another_network() -> None:
+    """Folding takes some away; matrices are never folded away."""
+    x = noise(1, 3, 8, 8).float()
+    switches = record_switches(Scaled(), x)
+    attribkit.rewrite(Scaled(8), "deconvnet", switches=switches)(x)
+    with pytest.raises(SwitchMismatch, match="recorded on Scaled"):
+        attribkit.rewrite(Scaled(8, 8), "deconvnet", switches=switches)
+    without = Scaled()
+    without.scale.requires_grad_(False)
+    del without.scale
+    without.scale = torch.ones(())
+    attribkit.rewrite(without, "deconvnet", switches=switches)(x)
+
+
 def test_images_of_another_size_do_not_fit() -> None:
     """The first site whose plane differs is named, with both sizes, also where the output would be as large."""
     assert mismatch(Two(), noise(1, 3, 8, 8), Two(), noise(2, 3, 12, 8)) == (
@@ -744,6 +894,22 @@ def test_a_pool_without_switches_is_named() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("recorded", "listed"),
+    [
+        ("pool1 pool2 pool3 pool4 pool5", "pool5, pool4, pool3"),  # all as near, and the last names come first
+        ("stem neck head tail", "stem, neck, head"),
+        ("stem pools neck head", "pools"),
+    ],
+)
+def test_three_names_are_listed_for_a_pool_without_switches(recorded: str, listed: str) -> None:
+    """The nearest; where none is near, the first."""
+    switches = Switches({name: torch.zeros(1, 3, 4, 4, dtype=torch.int64) for name in recorded.split()})
+    with pytest.raises(SwitchMismatch) as caught:
+        attribkit.rewrite(Pooling(nn.MaxPool2d(2)), "backprop", switches=switches)(noise(1, 3, 8, 8))
+    assert str(caught.value) == f"no switches for the pool 'pool'; they were recorded for {listed}"
+
+
 def test_switches_without_a_pool_are_named() -> None:
     """Switches for a pool that the network never calls are an error, not passed over."""
     less = Two(second=nn.Identity())
@@ -760,6 +926,25 @@ def test_switches_that_point_outside_the_plane_are_refused(wrong: int) -> None:
     indices[0, 1, 2, 3] = wrong
     with pytest.raises(SwitchMismatch, match="'pool'"):
         down(attribkit.rewrite(model, "backprop", switches=Switches({"pool": indices}, {"pool": (8, 8)})), x)
+
+
+@pytest.mark.parametrize("batch", [2, 1])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: nn.MaxPool2d(2),
+        lambda n: nn.AdaptiveMaxPool2d(3),
+        lambda n: nn.FractionalMaxPool2d(2, output_size=(4, 3), _random_samples=SAMPLES_2D[:n]),
+    ],
+    ids=["plain", "adaptive", "fractional"],
+)
+def test_switches_that_point_outside_their_windows_are_refused(make: Callable[[int], nn.Module], batch: int) -> None:
+    """Though inside the plane: one index, that of the first window of a channel, is the last cell."""
+    model, x = Pooling(make(batch)), noise(batch, 3, 9, 8)
+    indices = record_switches(model, x).indices["pool"].clone()
+    indices[-1, 1, 0, 0] = 9 * 8 - 1
+    with pytest.raises(SwitchMismatch, match="the switches of 'pool' point outside their windows"):
+        attribkit.rewrite(model, "backprop", switches=Switches({"pool": indices}, {"pool": (9, 8)}))(x)
 
 
 @pytest.mark.parametrize("scheme", ["uniform", "center", "corner"])
