@@ -233,13 +233,13 @@ def watched(file: Path) -> dict[str, Known]:
 
 
 def chosen(mutant: Mutant, known: dict[str, Known]) -> list[str]:
-    """The quickest tests that call the function in which a change is, while there is time; any where it is in none."""
-    within = _function(mutant.module, mutant.line)
-    names = [
-        test
-        for test, one in known.items()
-        if within is None or any((mutant.module, line) in one.calls for line in within)
-    ]
+    """The quickest tests that call the function in which a change is, while there is time; any where no test calls it.
+
+    Such a function may be at work while the module is imported.
+    """
+    within = _function(mutant.module, mutant.line) or ()
+    names = [test for test, one in known.items() if any((mutant.module, line) in one.calls for line in within)]
+    names = names or list(known)
     names.sort(key=lambda test: known[test].seconds)
     upto = accumulate(known[name].seconds for name in names)
     return [name for name, seconds in zip(names, upto, strict=True) if seconds <= MOST]
@@ -260,16 +260,13 @@ def _function(module: str, line: int) -> range | None:
 
 
 def outcomes(todo: Sequence[Mutant], known: dict[str, Known], workers: int) -> Iterator[tuple[Mutant, str]]:
-    """How each change fared, as they come to an end: "noticed", "no end", "survived" or "no test"."""
+    """How each change fared, as they come to an end: "noticed", "no end" or "survived"."""
     waiting = list(reversed(todo))
     running: dict[int, tuple[Mutant, float]] = {}
     while waiting or running:
         while waiting and len(running) < workers:
             mutant = waiting.pop()
             tests = chosen(mutant, known)
-            if not tests:
-                yield mutant, "no test"
-                continue
             longest = LEAST + PATIENCE * sum(known[test].seconds for test in tests)
             running[forked(partial(tried, mutant, tests))] = mutant, time.monotonic() + longest
         time.sleep(0.02)
