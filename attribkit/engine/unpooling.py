@@ -38,9 +38,9 @@ def unpool(signal: Tensor, indices: Tensor, plane: Sequence[int], overlap: str =
     """The signal put where the indices say; cells named twice add up, or keep what the last window put there."""
     rank = len(plane)
     # Not flatten and unflatten, which torch cannot batch for `is_grads_batched`.
-    leading = signal.shape[:-rank]
-    flat = signal.reshape(*leading, -1)
-    indices = indices.expand_as(signal).reshape(*leading, -1)
+    leading, cells = signal.shape[:-rank], math.prod(signal.shape[-rank:])
+    flat = signal.reshape(*leading, cells)
+    indices = indices.expand_as(signal).reshape(*leading, cells)
     empty = flat.new_zeros(*flat.shape[:-1], math.prod(plane))
     if overlap == "add":
         return empty.scatter_add(-1, indices, flat).reshape(*leading, *plane)

@@ -160,7 +160,8 @@ def _same_gradient(promise: str, run: Run, expected: Run) -> Finding:
     if not run[1].any() and not expected[1].any():
         return Finding(promise, None, "not judged: on this image, with these weights, both are zero")
     apart = largest_difference(run[1], expected[1])
-    return Finding(promise, apart <= _TOLERANCE, f"they differ by {apart:.1e} of the largest value")
+    how = f"they differ by {apart:.1e} of the largest value" if apart else "equal"
+    return Finding(promise, apart <= _TOLERANCE, how)
 
 
 def largest_difference(values: Tensor, expected: Tensor) -> float:

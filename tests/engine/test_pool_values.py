@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+import attribkit
 from attribkit.engine.pooling import MaxPool
 
 
@@ -60,3 +61,17 @@ def test_channels_that_come_last_stay_there() -> None:
     assert torch.equal(ours, values)
     assert torch.equal(places, indices)
     assert ours.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("switches", ["own", "uniform", "center", "corner", "recorded"])
+@pytest.mark.parametrize("rule", ["backprop", "deconvnet", "guided"])
+def test_a_batch_without_images_goes_down(rule: str, switches: str) -> None:
+    """As it does in torch: through a convolution with steps, and pools that overlap."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.MaxPool2d(3, 2), nn.AdaptiveMaxPool2d(2)).eval()
+    recorded = attribkit.record_switches(model, torch.rand(1, 3, 16, 16))
+    for overlap in ("add", "overwrite"):
+        ways = recorded if switches == "recorded" else switches
+        net = attribkit.rewrite(model, rule, switches=ways, overlap=overlap)  # type: ignore[arg-type]
+        x = torch.rand(0, 3, 16, 16).requires_grad_()
+        assert torch.autograd.grad(net(x).sum(), x)[0].shape == x.shape
