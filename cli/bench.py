@@ -99,11 +99,14 @@ def _time(words: str, rounds: int, as_json: bool, quiet: bool) -> None:
         click.echo(json.dumps({**conditions, "tasks": [asdict(each) for each in timed]}, indent=2))
         return
     others = sorted({name for each in timed for name in each.by_others})
-    rows = [["task", "ms", "time / floor", "the floor", "time / Captum", *(f"time / {name}" for name in others)]]
+    rows = [
+        ["task", "ms", "off by", "time / floor", "the floor", "time / Captum", *(f"time / {name}" for name in others)]
+    ]
     for each in timed:
         ratios = [each.by_captum, *map(each.by_others.get, others)]
         beside = ["" if ratio is None else _small(ratio) for ratio in ratios]
-        rows.append([each.task, f"{each.milliseconds:.1f}", str(each.by_floor), each.floor, *beside])
+        off_by = "" if each.off_by is None else f"{each.off_by:.0e}"
+        rows.append([each.task, f"{each.milliseconds:.1f}", off_by, str(each.by_floor), each.floor, *beside])
     click.echo("\n".join([_heading(conditions), *_aligned(rows)]))
 
 

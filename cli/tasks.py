@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,19 +19,24 @@ from attribkit.cli.measuring import Ratio, Work, ratio, seconds_in_turns
 from attribkit.engine.rewriting import rewrite
 from attribkit.errors import BadValue
 from attribkit.explaining.passes import gradient
+from attribkit.verify.checking import largest_difference
 from attribkit.verify.referee import plain_copy
 
-OURS, FLOOR, CAPTUM = "attribkit", "floor", "Captum"
+OURS, FLOOR, CAPTUM, EXACT = "attribkit", "floor", "Captum", "exact"
 METHODS = ("backprop", "deconvnet", "guided")
 
 
 @dataclass(frozen=True)
 class Timed:
-    """What a task took: ours over its floor, and over that of other tools which have a way; medians with quartiles."""
+    """What a task took: ours over its floor, and over that of other tools which have a way; medians with quartiles.
+
+    `off_by` is how far a map is from one in double precision, as a share of the largest value.
+    """
 
     task: str
     floor: str
     milliseconds: float
+    off_by: float | None
     by_floor: Ratio
     by_captum: Ratio | None
     by_others: Mapping[str, Ratio]
@@ -38,7 +44,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class Task:
-    """Ways to the same maps. `floor` says what the second of them is."""
+    """Ways to the same maps. `floor` says what the second of them is; one that is `EXACT` is not timed."""
 
     name: str
     floor: str
@@ -47,7 +53,9 @@ class Task:
 
     def timed(self, rounds: int) -> Timed:
         """Take turns; everything runs once before, to warm up."""
-        ways = self.ways()
+        ways = dict(self.ways())
+        exact = ways.pop(EXACT, None)
+        off_by = None if exact is None else largest_difference(_values(ways[OURS]()), _values(exact()))
         for way in ways.values():
             way()
         taken = seconds_in_turns(ways, rounds, torch.device("cpu"))
@@ -55,7 +63,12 @@ class Task:
         by_captum = ratio(taken, OURS, CAPTUM) if CAPTUM in ways else None
         by_others = {name: ratio(taken, OURS, name) for name in ways if name not in (OURS, FLOOR, CAPTUM)}
         middle = 1000 * sorted(taken[OURS])[rounds // 2]
-        return Timed(self.name, self.floor, round(middle, 2), ratio(taken, OURS, FLOOR), by_captum, by_others)
+        by_floor = ratio(taken, OURS, FLOOR)
+        return Timed(self.name, self.floor, round(middle, 2), off_by, by_floor, by_captum, by_others)
+
+
+def _values(map: Any) -> Tensor:
+    return map.values
 
 
 def network(name: str) -> nn.Module:
@@ -75,6 +88,7 @@ def one_map(name: str, **options: Any) -> Mapping[str, Work]:
     explainer, theirs = Explainer(model, "guided", **options), captum.attr.GuidedBackprop(plain_copy(model))
     return {
         OURS: lambda: explainer(x, target=1),
+        EXACT: lambda: Explainer(copy.deepcopy(model).double(), "guided")(x.double(), target=1),
         FLOOR: lambda: gradient(lambda images: model(images)[:, 1].sum(), x),
         CAPTUM: quietly(lambda: theirs.attribute(x.clone().requires_grad_(), target=1)),
         **{name: way(plain_copy(model), x) for name, way in OTHERS.items() if find_spec(name.replace("-", "_"))},
@@ -156,6 +170,7 @@ def tasks() -> Iterator[Task]:
     for name in ("resnet18", "vgg16", "resnet50", "densenet121", "mobilenet_v2", "hrnet_w18_small"):
         yield Task(f"one map of {name}", "plain gradient", partial(one_map, name))
         yield Task(f"one fast map of {name}", "plain gradient", partial(one_map, name, fast=True))
+        yield Task(f"one bfloat16 map of {name}", "plain gradient", partial(one_map, name, precision="bfloat16"))
     vgg, resnet = ("vgg16", "features.10"), ("resnet50", "layer3.2")
     yield Task("one unit of vgg16 features.10", "gradient of the layer", partial(units, *vgg, [5], (28, 28)))
     yield Task("one unit of resnet50 layer3.2", "gradient of the layer", partial(units, *resnet, [5], (7, 7)))

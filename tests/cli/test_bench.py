@@ -88,6 +88,19 @@ def test_tasks_are_timed_beside_their_floor_and_captum(run: Command) -> None:
     assert "there is no task of nonesuch: there are one map of" in run("bench", "--tasks", "nonesuch").err
 
 
+def test_a_map_says_how_far_it_is_from_double_precision(run: Command) -> None:
+    """Rounding may open or close a gate, so that a map in single precision, too, is off at a few pixels."""
+    done = run("bench", "--tasks", "map of resnet18", "--rounds", "2", "--json")
+    plain, fast, coarse = (each["off_by"] for each in json.loads(done.out)["tasks"])
+    assert 0 < plain < 0.02
+    assert 0 < fast < 0.02
+    assert 0.001 < coarse < 0.5
+    table = run("bench", "--tasks", "fast map of resnet18", "--rounds", "2").out.splitlines()
+    assert table[1].split("  ")[:1] == ["task"]
+    assert "off by" in table[1]
+    assert "e-0" in table[2]
+
+
 def test_a_task_has_one_answer_whichever_way() -> None:
     from attribkit.cli import tasks
 

@@ -71,6 +71,14 @@ def test_maps_are_those_of_the_model(layer: str | None, switches: str) -> None:
     assert state_digest(model) == before
 
 
+def test_it_goes_with_bfloat16() -> None:
+    """Whose rounding is no sign of a fold that changes the network."""
+    model, x = net(), images()
+    coarse = attribkit.explain(model, x, target=3, precision="bfloat16", fast=True).values
+    exact = attribkit.explain(model, x, target=3).values
+    assert 0 < (coarse - exact).abs().max() < 0.5 * exact.abs().max()
+
+
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "densenet121", "squeezenet1_1"])
 def test_maps_of_real_networks(name: str) -> None:
     torch.manual_seed(0)
