@@ -356,7 +356,7 @@ def test_replay_both_takes_the_values_at_the_switches_too(name: str) -> None:
 
 def test_fractional_windows_of_an_image_without_a_batch_are_checked() -> None:
     """Its own switches fit; those that point outside of their windows are refused."""
-    pool, x = nn.FractionalMaxPool2d(2, output_size=3, _random_samples=torch.rand(1, 3, 2)), torch.rand(3, 9, 9)
+    pool, x = nn.FractionalMaxPool2d(2, output_size=3, _random_samples=SAMPLES_2D[:1]), noise(3, 9, 9)
     switches = attribkit.record_switches(pool, x)
     attribkit.rewrite(pool, "backprop", switches=switches)(x)
     (site, indices), planes = next(iter(switches.indices.items())), switches.planes
