@@ -67,8 +67,8 @@ class Task:
         return Timed(self.name, self.floor, round(middle, 2), off_by, by_floor, by_captum, by_others)
 
 
-def _values(map: Any) -> Tensor:
-    return map.values
+def _values(result: Any) -> Tensor:
+    return result.values
 
 
 def network(name: str) -> nn.Module:
