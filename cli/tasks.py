@@ -170,7 +170,8 @@ def tasks() -> Iterator[Task]:
     for name in ("resnet18", "vgg16", "resnet50", "densenet121", "mobilenet_v2", "hrnet_w18_small"):
         yield Task(f"one map of {name}", "plain gradient", partial(one_map, name))
         yield Task(f"one fast map of {name}", "plain gradient", partial(one_map, name, fast=True))
-        yield Task(f"one bfloat16 map of {name}", "plain gradient", partial(one_map, name, precision="bfloat16"))
+        coarse = partial(one_map, name, fast=True, precision="bfloat16")
+        yield Task(f"one fast bfloat16 map of {name}", "plain gradient", coarse)
     vgg, resnet = ("vgg16", "features.10"), ("resnet50", "layer3.2")
     yield Task("one unit of vgg16 features.10", "gradient of the layer", partial(units, *vgg, [5], (28, 28)))
     yield Task("one unit of resnet50 layer3.2", "gradient of the layer", partial(units, *resnet, [5], (7, 7)))

@@ -37,27 +37,41 @@ class _Convolve(Quick):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, _, _, stride, padding, dilation, groups = inputs
-        rank = x.dim() - 2
-        no_transpose = (False, (0,) * rank)
-        ctx.settings = _each(stride, rank), _each(padding, rank), _each(dilation, rank), *no_transpose, groups
-        ctx.dtype, ctx.shape, ctx.strides = x.dtype, x.shape, _dense_strides(x)
+        x, weight, _, _, *settings, groups = inputs
+        ctx.settings = *(_each(setting, x.dim() - 2) for setting in settings), groups
+        ctx.dtype, ctx.shape, ctx.strides = x.dtype, x.shape, dense_strides(x)
         ctx.save_for_backward(weight)
 
     @staticmethod
     def backward(ctx: Any, signal: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        weight = weight.to(signal.dtype)
-        stride, padding, dilation, *_, groups = ctx.settings
-        if _is_of_an_image(weight, stride, dilation, groups) and signal.is_cpu:
-            below = _to_an_image(signal, weight, stride, padding, ctx.shape[2:])
-            return below.to(ctx.dtype), None, None, None, None, None, None, None
-        x = _placeholder(signal, ctx.shape, ctx.strides)
-        below = aten.convolution_backward.default(signal, x, weight, None, *ctx.settings, (True, False, False))[0]
+        below = down_a_convolution(signal, weight.to(signal.dtype), ctx.shape, ctx.strides, *ctx.settings)
         return below.to(ctx.dtype), None, None, None, None, None, None, None
 
 
-def _placeholder(signal: Tensor, shape: torch.Size, strides: tuple[int, ...] | None) -> Tensor:
+Strides = tuple[int, ...] | None
+
+
+def down_a_convolution(
+    signal: Tensor,
+    weight: Tensor,
+    shape: torch.Size,
+    strides: Strides,
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+    groups: int,
+) -> Tensor:
+    """The signal below a convolution, whose input had this shape and lay in memory like this."""
+    if is_of_an_image(weight, stride, dilation, groups) and signal.is_cpu:
+        return _to_an_image(signal, weight, stride, padding, shape[2:])
+    x, none = _placeholder(signal, shape, strides), (0,) * len(stride)
+    settings = (stride, padding, dilation, False, none, groups)
+    below: Tensor = aten.convolution_backward.default(signal, x, weight, None, *settings, (True, False, False))[0]
+    return below
+
+
+def _placeholder(signal: Tensor, shape: torch.Size, strides: Strides) -> Tensor:
     """Stands for an input, of which only the shape counts as long as no gradient of the weights is asked for."""
     if strides is None:
         return signal.new_empty(shape)
@@ -66,7 +80,7 @@ def _placeholder(signal: Tensor, shape: torch.Size, strides: tuple[int, ...] | N
     return torch.empty_strided(shape, strides, dtype=signal.dtype, device=signal.device)
 
 
-def _dense_strides(x: Tensor) -> tuple[int, ...] | None:
+def dense_strides(x: Tensor) -> Strides:
     """How a tensor lies in memory; None where it is a part of something larger."""
     dense = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
     return x.stride() if dense else None
@@ -76,7 +90,7 @@ COLOURS = 4
 """Fewer channels than a processor works on at once."""
 
 
-def _is_of_an_image(weight: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int) -> bool:
+def is_of_an_image(weight: Tensor, stride: Sequence[int], dilation: Sequence[int], groups: int) -> bool:
     """Whether a convolution is the first of a network, with steps of two pixels or more."""
     steps = len(stride) == 2 and min(stride) > 1 and tuple(dilation) == (1, 1)
     return steps and groups == 1 and weight.shape[1] <= COLOURS
@@ -186,6 +200,12 @@ def make_lean(module: nn.Module) -> None:
     if replacement is not None and not vars(module).keys() & {"forward", "_conv_forward"}:
         method, function = replacement
         module.__dict__[method] = partial(function, module)
+
+
+def is_lean(module: nn.Module) -> bool:
+    """Whether a module keeps nothing of its input."""
+    method, function = MODULES[type(module)]
+    return getattr(vars(module).get(method), "func", None) is function
 
 
 def _convolve(module: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from types import FunctionType
 from typing import Any
@@ -24,6 +24,7 @@ __all__ = [
     "AnyBatchNorm",
     "AnyConvolution",
     "AnyNorm",
+    "convolve_packed",
     "disable_torch_function",
     "disguised",
     "function_mode_stack",
@@ -31,6 +32,8 @@ __all__ = [
     "is_traced",
     "no_torch_function",
     "outside_transforms",
+    "packed",
+    "packs",
     "saved_tensors_hooked",
     "storage_of",
     "transforms_active",
@@ -74,6 +77,33 @@ def storage_of(tensor: torch.Tensor) -> int:
 def outside_transforms() -> AbstractContextManager[object]:
     """A context in which what is done is no part of a vmap, jacrev or the like that is at work."""
     return temporarily_clear_interpreter_stack()
+
+
+def packs(dtype: torch.dtype) -> bool:
+    """Whether convolutions of this type can have weights that are laid out for them beforehand."""
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return False
+    found = hasattr(NN, "mkldnn_reorder_conv2d_weight") and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    return found and dtype in (torch.float32, torch.bfloat16) and bool(torch._C._get_mkldnn_enabled())
+
+
+def packed(
+    weight: Tensor, padding: Sequence[int], stride: Sequence[int], dilation: Sequence[int], shape: Sequence[int]
+) -> Tensor:
+    """A convolution's weights, laid out for inputs of a shape."""
+    settings = (list(padding), list(stride), list(dilation), 1, list(shape))
+    lay_out: Callable[..., Tensor] = NN.mkldnn_reorder_conv2d_weight
+    return lay_out(weight.to_mkldnn(), *settings)
+
+
+def convolve_packed(
+    x: Tensor, weight: Tensor, bias: Tensor | None, stride: Sequence[int], padding: Sequence[int], dilation: Any
+) -> Tensor:
+    """A convolution by such weights; of it there is no gradient."""
+    result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+        x, weight, bias, padding, stride, dilation, 1, "none", [], ""
+    )
+    return result
 
 
 def uncompiled(function: Any) -> Any:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attribkit.engine.packing import Packings, pack
 from attribkit.engine.plan import Plan
-from attribkit.engine.rewriting import rewrite_by
+from attribkit.engine.rewriting import Rewritten, rewrite_by
 from attribkit.engine.rules import Relay
 from attribkit.engine.shadow import unwrapped
 from attribkit.errors import BadType, BadValue, ModelChanged
@@ -40,7 +41,7 @@ class Nets:
         self.plan = plan
         self.question = question
         self.lock = threading.Lock()
-        self.quick: tuple[Any, nn.Module] | None = None
+        self.quick: tuple[Any, nn.Module, Packings] | None = None
         self.idle = [self.made(self.now())]
 
     @contextmanager
@@ -74,16 +75,19 @@ class Nets:
             plan = replace(plan, rule=Relay(plan.rule.rules))
         with torch.inference_mode(False):
             task = Task(rewrite_by(self.model, plan), self.question, at)
-            quick = replace(task, net=rewrite_by(self.quickened(now), plan)) if self.question.fast else None
+            quick = replace(task, net=self.quickened(now, plan)) if self.question.fast else None
             return Net(self.model, now, task, quick)
 
-    def quickened(self, now: list[Any]) -> nn.Module:
-        """A quick copy of the model, one for all nets, for as long as the weights stay."""
+    def quickened(self, now: list[Any], plan: Plan) -> Rewritten:
+        """A network of a quick copy of the model, of which there is one for as long as the weights stay."""
         with self.lock:
             state = now, versions(weights(self.model))
             if self.quick is None or self.quick[0] != state:
-                self.quick = state, quickened(unwrapped(self.model))
-            return self.quick[1]
+                self.quick = state, quickened(unwrapped(self.model)), {}
+            _, quick, packings = self.quick
+        net = rewrite_by(quick, plan)
+        pack(net, packings)
+        return net
 
 
 class Net:

@@ -88,6 +88,13 @@ def test_maps_of_real_networks(name: str) -> None:
     )
 
 
+def test_a_map_hangs_on_its_image_alone() -> None:
+    """Though weights are laid out at the first, for images of its size."""
+    explainer = attribkit.Explainer(net(), fast=True, layer="pool")
+    first, _, again = explainer(images()), explainer(images(41)), explainer(images())
+    assert torch.equal(first.values, again.values)
+
+
 def test_a_layer_that_folding_changes_is_refused() -> None:
     with pytest.raises(attribkit.AttribkitError, match=r"fast=True changes what layer 'conv1' gives.*ask for the norm"):
         attribkit.explain(net(), images(), layer="conv1", fast=True)
