@@ -52,7 +52,11 @@ VIEWS = ("classic", "signed", "absolute", "positive")
     help="An npz of attribkit gallery, whose means say what is usual; the most unusual channel is then the default.",
 )
 @click.option(
-    "--at", default="max", show_default=True, metavar="Y,X|max|inside|all", help="Position in the layer's map."
+    "--at",
+    default="max",
+    show_default=True,
+    metavar="Y,X|T|max|inside|all",
+    help="Position in the layer's map, or in the grid of patches; T is a token.",
 )
 @click.option(
     "--class",

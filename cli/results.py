@@ -241,8 +241,7 @@ def _unit_in_words(answer: Answer, unit: Unit) -> str:
         chosen = f" ({_chosen(answer)})" if question.channels in (None, "unusual") else ""
         return f"{channel}{chosen}, everywhere: activations sum to {unit.activation:.4g}"
     chosen = f" ({_chosen(answer)})" if _chosen(answer) else ""
-    place = ",".join(map(str, unit.position))
-    return f"{channel} at {place}{chosen}: activation {unit.activation:.4g}{_box_in_words(unit)}"
+    return f"{channel} at {unit.where}{chosen}: activation {unit.activation:.4g}{_box_in_words(unit)}"
 
 
 def _chosen(answer: Answer) -> str:

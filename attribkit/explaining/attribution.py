@@ -325,6 +325,6 @@ class Attribution:
 
 
 def _unit_in_words(unit: Unit, several_images: bool) -> str:
-    position = "@" + ",".join(map(str, unit.position)) if unit.position is not None else ""
+    position = f"@{unit.where}" if unit.position is not None else ""
     image = f"image {unit.image}: " if several_images else ""
     return f"{image}{unit.layer or 'output'}[{unit.channel}]{position}={unit.activation:.3g}"

@@ -208,7 +208,7 @@ def _label(unit: Unit, labels: Sequence[str]) -> str:
 def _caption(result: Result, unit: Unit) -> list[str]:
     """A unit in few words: they stand below a tile."""
     several = len({each.image for each in result.units}) > 1
-    place = f"at {','.join(map(str, unit.position))}" if unit.position is not None else "everywhere"
+    place = f"at {unit.where}" if unit.position is not None else "everywhere"
     label = _label(unit, result.inputs.labels if result.inputs else ()).partition(",")[0]
     what = f"{unit.layer}, {unit.channel}" if unit.layer else label or f"class {unit.channel}"
     where = f"{place}: {unit.activation:.3g}" if unit.layer else f"{unit.activation:.3g}"

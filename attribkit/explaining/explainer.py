@@ -172,7 +172,8 @@ class Explainer(Generic[Result]):
             channel: One channel of the layer: a number, or a list with one per image. Without it, the strongest.
             channels: Several channels of every image: a flat list, or a list for each image.
             at: A position in the layer's map, "max" (the strongest), "inside" (the strongest that sees nothing beyond
-                the image's edges) or "all" (the whole channel).
+                the image's edges) or "all" (the whole channel). Of a layer of tokens a token's number, or the row and
+                the column of the patch that it stands for.
             target: One class: a number, a label, or a list with one per image. Without it, the predicted one.
             targets: Several classes of every image.
 
@@ -350,7 +351,8 @@ def explain(
         channel: One channel of the layer: a number, or a list with one per image. Without it, the strongest.
         channels: Several channels of every image: a flat list, or a list for each image.
         at: A position in the layer's map, "max" (the strongest), "inside" (the strongest of the units that see nothing
-            beyond the image's edges) or "all" (the whole channel).
+            beyond the image's edges) or "all" (the whole channel). Of a layer of tokens a token's number, or
+            the row and the column of the patch that it stands for.
         target: One class: a number, a label, or a list with one per image. Without it, the predicted one.
         targets: Several classes of every image.
         output: Picks the tensor to explain where the output is a tuple, a dict or an object.

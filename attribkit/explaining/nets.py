@@ -22,9 +22,11 @@ from attribkit.explaining.fields import KnownField, known_field
 from attribkit.explaining.finite import check_finite
 from attribkit.explaining.quick import quickened
 from attribkit.explaining.snapshot import kept, snapshot
-from attribkit.explaining.targets import Rows, Target
+from attribkit.explaining.targets import Rows, Target, flat_index, position_at
 from attribkit.explaining.task import Explained, Question, Task
+from attribkit.explaining.tokens import Place, places
 from attribkit.explaining.windows import ReceptiveField
+from attribkit.units import Unit
 
 ROUNDING = 1e-3
 """What a quick copy's outputs may be off, as a share of the largest."""
@@ -132,11 +134,29 @@ class Net:
         if self.quick is not None:
             self.task, self.quick = self._compared(self.quick, images), None
         known = self.known(images, target)
+        target = self.addressed(known, images, target)
         explained = self.on_crops(known, images, target, seen)
         explained = explained or self.task.on_whole_images(images, known.field, target)
         check_finite(explained, self.task, images)
-        named = [replace(unit, layer=self.name(images)) for unit in explained.units]
+        name, places = self.name(images), self.places(known, images)
+        named = [replace(unit, layer=name, place=_place(unit, places)) for unit in explained.units]
         return replace(explained, units=named)
+
+    def places(self, known: KnownField, images: Tensor) -> dict[int, Place]:
+        """Those of the layer's tokens; of maps, which have the image's dimensions, none."""
+        if self.question.layer is None or self.question.output is not None or known.field.shape is not None:
+            return {}
+        return places(self.model, self.question.layer, images, self.snapshot)
+
+    def addressed(self, known: KnownField, images: Tensor, target: Target) -> Target:
+        """The target by the numbers of tokens, where it is by their places."""
+        at = getattr(target, "at", "all")
+        if isinstance(at, str) or len(at) != 2 or not (found := self.places(known, images)):
+            return target
+        tokens = {place: token for token, place in found.items()}
+        grid = [side + 1 for side in max(tokens)]
+        row, column = position_at(flat_index(at, grid, "the patches' grid"), grid)
+        return replace(target, at=(tokens[row, column],))  # type: ignore[type-var]
 
     def _compared(self, quick: Task, images: Tensor) -> Task:
         """The quick one, where it gives what the model gives, but for rounding in single precision."""
@@ -204,6 +224,10 @@ class Net:
             return rows, None
         output = seen if seen is not None and begun else self.task.looked_at(images)
         return target.among(output, known.field), output
+
+
+def _place(unit: Unit, places: dict[int, Place]) -> Place | None:
+    return places.get(unit.position[0]) if places and unit.position is not None else None
 
 
 def weights(model: Any) -> list[Tensor]:

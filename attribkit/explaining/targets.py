@@ -66,7 +66,7 @@ class Asked:
             return None
         count, *plane = shape
         _check(self.channels, count, self.layer)
-        place = _unflat(_position(self.at, plane) or 0, plane)
+        place = position_at(_position(self.at, plane) or 0, plane)
         rows = enumerate(self.channels.tolist())
         return [[Unit(image, self.layer, channel, place, math.nan) for channel in row] for image, row in rows]
 
@@ -187,7 +187,7 @@ def choose(
     places = where.gather(1, channels).tolist()
 
     def position_of(place: int) -> tuple[int, ...] | None:
-        return None if whole else _unflat(place, output.shape[2:])
+        return None if whole else position_at(place, output.shape[2:])
 
     return [
         [Unit(image, layer, channel, position_of(place), value) for channel, place, value in zip(*row, strict=True)]
@@ -288,6 +288,11 @@ def _position(at: At, plane: Sequence[int]) -> int | None:
         if at not in ("max", "inside", "all"):
             raise BadValue(f"at is 'max', 'inside', 'all' or a position such as (4, 7), not {at!r}")
         return None
+    return flat_index(at, plane)
+
+
+def flat_index(at: Sequence[int], plane: Sequence[int], what: str = "a map") -> int:
+    """The flat index of a position in a plane; negative numbers count from the end."""
     try:
         at = [operator.index(i) for i in at]
     except TypeError:
@@ -295,14 +300,14 @@ def _position(at: At, plane: Sequence[int]) -> int | None:
             f"at is 'max', 'inside', 'all' or a position in whole numbers such as (4, 7), not {at!r}"
         ) from None
     if len(at) != len(plane) or not all(-size <= i < size for i, size in zip(at, plane, strict=True)):
-        raise BadValue(f"no position {tuple(at)} in a map of {'x'.join(map(str, plane)) or 'no positions'}")
-    flat = 0
+        raise BadValue(f"no position {tuple(at)} in {what} of {'x'.join(map(str, plane)) or 'no positions'}")
+    index = 0
     for i, size in zip(at, plane, strict=True):
-        flat = flat * size + i % size
-    return flat
+        index = index * size + i % size
+    return index
 
 
-def _unflat(flat: int, plane: Sequence[int]) -> tuple[int, ...]:
+def position_at(flat: int, plane: Sequence[int]) -> tuple[int, ...]:
     """The position of a flat index."""
     position: list[int] = []
     for size in reversed(plane):

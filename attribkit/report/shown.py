@@ -117,8 +117,8 @@ class Shown:
         """The unit in words: "conv9, channel 41 at 3,4" or "output 282"."""
         if self.unit.layer is None:
             return f"output {self.unit.channel}"
-        place = "".join(f"{',' if index else ' at '}{at}" for index, at in enumerate(self.unit.position or ()))
-        return f"{self.unit.layer}, channel {self.unit.channel}{place or ', summed over all positions'}"
+        place = f" at {self.unit.where}" if self.unit.position else ", summed over all positions"
+        return f"{self.unit.layer}, channel {self.unit.channel}{place}"
 
     @property
     def summary(self) -> str:
