@@ -19,6 +19,8 @@ from attribkit.cli.measuring import Ratio, Work, ratio, seconds_in_turns
 from attribkit.engine.rewriting import rewrite
 from attribkit.errors import BadValue
 from attribkit.explaining.passes import gradient
+from attribkit.studies.data import PictureSet
+from attribkit.studies.survey import Survey
 from attribkit.verify.checking import largest_difference
 from attribkit.verify.referee import plain_copy
 
@@ -165,6 +167,26 @@ def a_large_photograph(side: int) -> Mapping[str, Work]:
     }
 
 
+def a_pass_over_images(count: int, precision: str | None = None) -> Mapping[str, Work]:
+    """What a gallery of vgg16's features.10 does first, beside these layers alone; by Captum the layer's outputs."""
+    model, x = network("vgg16"), noise(count)
+    pictures = PictureSet([str(number) for number in range(count)], "noise", x.__getitem__)
+    survey = Survey(model, pictures, ("features.10",), "max", keep=36, precision=precision)
+    whole = plain_copy(model)
+    layers = whole.get_submodule("features")[:11]  # type: ignore[index]
+    theirs = captum.attr.LayerActivation(whole, whole.get_submodule("features.10"))
+
+    def alone() -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([layers(one[None]).amax((2, 3)) for one in x])
+
+    def by_captum() -> Tensor:
+        with torch.inference_mode():
+            return torch.cat([theirs.attribute(one[None]).amax((2, 3)) for one in x])
+
+    return {OURS: lambda: list(survey.done([0])), FLOOR: alone, CAPTUM: by_captum}
+
+
 def tasks() -> Iterator[Task]:
     """All of them, from the smallest question to the largest."""
     for name in ("resnet18", "vgg16", "resnet50", "densenet121", "mobilenet_v2", "hrnet_w18_small"):
@@ -178,6 +200,9 @@ def tasks() -> Iterator[Task]:
     many, some = partial(units, *vgg, [*range(64)], (28, 28)), partial(units, *resnet, [*range(16)], (7, 7))
     yield Task("64 units of vgg16 features.10", "gradient of the layer", many, 64)
     yield Task("16 units of resnet50 layer3.2", "gradient of the layer", some, 16)
+    yield Task("16 images of a gallery's pass, vgg16 features.10", "its layers alone", partial(a_pass_over_images, 16))
+    coarse = partial(a_pass_over_images, 16, "bfloat16")
+    yield Task("the same in bfloat16", "its layers alone", coarse)
     yield Task("three methods, resnet18", "one after another", partial(three_methods, "resnet18"))
     yield Task("one image, resnet50", "rewritten by hand", partial(a_batch, "resnet50", 1))
     yield Task("eight images, resnet50", "rewritten by hand", partial(a_batch, "resnet50", 8))

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from attribkit.engine.packing import Packings, pack
 from attribkit.engine.plan import Plan
-from attribkit.engine.rewriting import Rewritten, rewrite_by
+from attribkit.engine.rewriting import rewrite_by
 from attribkit.engine.rules import Relay
 from attribkit.engine.shadow import unwrapped
 from attribkit.errors import BadType, BadValue, ModelChanged
 from attribkit.explaining.calls import address, calls
+from attribkit.explaining.failing import NetworkFails, tried
 from attribkit.explaining.fields import KnownField, known_field
 from attribkit.explaining.finite import check_finite
 from attribkit.explaining.quick import quickened
@@ -77,29 +78,31 @@ class Nets:
             plan = replace(plan, rule=Relay(plan.rule.rules))
         with torch.inference_mode(False):
             task = Task(rewrite_by(self.model, plan), self.question, at)
-            quick = replace(task, net=self.quickened(now, plan)) if self.question.fast else None
-            return Net(self.model, now, task, quick)
+            if not self.question.fast:
+                return Net(self.model, now, task)
+            quick, packings = self.quickened(now)
+            return Net(self.model, now, task, replace(task, net=rewrite_by(quick, plan), channels_last=True), packings)
 
-    def quickened(self, now: list[Any], plan: Plan) -> Rewritten:
-        """A network of a quick copy of the model, of which there is one for as long as the weights stay."""
+    def quickened(self, now: list[Any]) -> tuple[nn.Module, Packings]:
+        """A quick copy of the model and its packed weights, the same for all nets for as long as the weights stay."""
         with self.lock:
             state = now, versions(weights(self.model))
             if self.quick is None or self.quick[0] != state:
                 self.quick = state, quickened(unwrapped(self.model)), {}
-            _, quick, packings = self.quick
-        net = rewrite_by(quick, plan)
-        pack(net, packings)
-        return net
+            return self.quick[1:]
 
 
 class Net:
     """A rewritten network, and the snapshot of the model that it was made from."""
 
-    def __init__(self, model: Any, snapshot: list[Any], task: Task, quick: Task | None) -> None:
+    def __init__(
+        self, model: Any, snapshot: list[Any], task: Task, quick: Task | None = None, packings: Packings | None = None
+    ) -> None:
         self.model = model
         self.snapshot = snapshot
         self.task = task
         self.quick = quick
+        self.packings = {} if packings is None else packings
         self.question = task.question
         self.weights = weights(model)
         self.of = versions(self.weights)
@@ -161,7 +164,16 @@ class Net:
     def _compared(self, quick: Task, images: Tensor) -> Task:
         """The quick one, where it gives what the model gives, but for rounding in single precision."""
         exactly = replace(self.question, precision=None)
-        ours, models = (replace(task, question=exactly).looked_at(images[:1]) for task in (quick, self.task))
+        models = replace(self.task, question=exactly).looked_at(images[:1])
+        try:
+            with tried():
+                ours = replace(quick, question=exactly).looked_at(images[:1])
+        except NetworkFails:  # it may look at memory as it lies, by `view`
+            quick.net.to(memory_format=torch.contiguous_format)
+            quick = replace(quick, channels_last=False)
+            ours = replace(quick, question=exactly).looked_at(images[:1])
+        else:
+            pack(quick.net, self.packings)
         if ours.shape != models.shape or (ours - models).abs().max() > ROUNDING * models.abs().max():
             what = "the output" if self.question.layer is None else f"layer {self.question.layer!r}"
             raise BadValue(

@@ -170,7 +170,8 @@ def channels_first(output: Tensor, image_dims: int) -> Tensor:
     return output.movedim(-1, 1) if output.dim() == TOKEN_DIMS != image_dims else output
 
 
-TOKEN_DIMS = 3
+IMAGE_DIMS, TOKEN_DIMS = 4, 3
+"""How many dimensions a batch of images has, and one of tokens."""
 
 
 def choose(

@@ -24,9 +24,6 @@ from attribkit.explaining.targets import Target
 from attribkit.explaining.windows import ReceptiveField
 from attribkit.units import Unit
 
-PLANES = 4
-"""Dimensions of a batch of images."""
-
 
 @dataclass(frozen=True, eq=False)
 class Explained:
@@ -56,7 +53,7 @@ class Question:
         output: Picks a tensor from the output.
         precision: "bfloat16", or None for that of the images.
         local: Whether a unit's map hangs on no more than what the unit sees.
-        fast: Whether a quicker copy of the model computes, whose channels come last.
+        fast: Whether a quicker copy of the model computes.
     """
 
     layer: str | None
@@ -68,16 +65,24 @@ class Question:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """A network under one rule or several, and what is asked of it."""
+    """A network under one rule or several, and what is asked of it.
+
+    Attributes:
+        net: The network.
+        question: What is asked.
+        at: The address of the layer that is asked about.
+        channels_last: Whether images are laid out so.
+    """
 
     net: Rewritten
     question: Question
-    at: Address | None = None  # of the layer that is asked about
+    at: Address | None = None
+    channels_last: bool = False
 
     def forward(self, x: Tensor) -> Tensor:
         """What is asked about, for these images."""
         pick = self.question.output
-        if self.question.fast and x.dim() == PLANES:
+        if self.channels_last and x.dim() == targets.IMAGE_DIMS:
             x = x.contiguous(memory_format=torch.channels_last)
         with self.computing(x):
             output = self.net(x) if self.at is None else self.net.forward_to(self.at[0], x, call=self.at[1] or 0)

@@ -20,12 +20,10 @@ from attribkit.explaining.calls import Address, address
 from attribkit.explaining.failing import NetworkFails, tried
 from attribkit.explaining.probing import noise_like, probing_net
 from attribkit.explaining.snapshot import kept
+from attribkit.explaining.targets import IMAGE_DIMS, TOKEN_DIMS
 
 Place = tuple[int, int]
 """The row and the column of a patch."""
-
-PLANES, TOKENS = 4, 3
-"""How many dimensions images have, and tokens: images x tokens x features."""
 
 APART = 1e-3
 """As a share: what a signal may be off by rounding; and weaker ones are left out, which rounding could make up."""
@@ -40,7 +38,7 @@ def places(model: nn.Module, layer: str, images: Tensor, now: list[Any]) -> dict
         images: N x C x H x W, of the size in question.
         now: The model's snapshot.
     """
-    if images.dim() != PLANES:
+    if images.dim() != IMAGE_DIMS:
         return {}
 
     def found_out() -> dict[int, Place]:
@@ -71,7 +69,7 @@ def _patches(net: Rewritten, at: Address, noise: Tensor) -> Tensor | None:
                 tokens = net.forward_to(at[0], image.clone(), call=at[1] or 0)
         except NetworkFails:
             return None
-        if not isinstance(tokens, Tensor) or tokens.dim() != TOKENS or len(tokens) != 1 or not tokens.requires_grad:
+        if not isinstance(tokens, Tensor) or tokens.dim() != TOKEN_DIMS or len(tokens) != 1 or not tokens.requires_grad:
             return None
         return _decoded(tokens, image)
 

@@ -68,10 +68,11 @@ class Featuring:
         unreadable: list[tuple[int, str]] = []
         numbers: list[int] = []
         found: list[list[Array]] = []
+        device = device_of(self.model)
         with torch.inference_mode():
-            for some, images in batches(readable(inputs, unreadable)):
+            for some, images in batches(readable(inputs, unreadable), device):
                 numbers += some
-                layers = net(images.to(device_of(self.model)))
+                layers = net(images.to(device))
                 found.append([pooled(units, grid) for units, grid in zip(layers, self.grids, strict=True)])
         order = np.argsort(numbers)
         arrays = {"numbers": np.array(numbers, np.int64)[order], "unreadable": np.array(json.dumps(unreadable))}

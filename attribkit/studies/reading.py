@@ -17,8 +17,11 @@ THREADS = 2
 AHEAD = 96
 """How many pictures are read before they are needed, at the most."""
 
-BATCH, VALUES = 64, 2_500_000
-"""A batch has at most so many images, and so many numbers."""
+BATCH = {"cpu": (16, 600_000)}
+"""A batch has at most so many images, and so many numbers: few where memory that is asked for anew costs time."""
+
+LARGE = 64, 2_500_000
+"""The same on other devices."""
 
 Read = Tensor | str
 """An input, or why there is none."""
@@ -57,21 +60,22 @@ def read(pictures: PictureSet, number: int) -> Read:
     return x
 
 
-def batches(inputs: Iterable[tuple[int, Tensor]]) -> Iterator[tuple[list[int], Tensor]]:
+def batches(inputs: Iterable[tuple[int, Tensor]], device: torch.device) -> Iterator[tuple[list[int], Tensor]]:
     """Inputs of one shape together, each kind in its order; the same inputs give the same batches."""
     waiting: dict[torch.Size, list[tuple[int, Tensor]]] = {}
     for number, x in inputs:
         held = waiting.setdefault(x.shape, [])
         held.append((number, x))
-        if len(held) >= size_of_batch(x):
+        if len(held) >= size_of_batch(x, device):
             yield _stacked(waiting.pop(x.shape))
     for held in waiting.values():
         yield _stacked(held)
 
 
-def size_of_batch(x: Tensor) -> int:
+def size_of_batch(x: Tensor, device: torch.device) -> int:
     """How many inputs like this one go through the network at once."""
-    return max(1, min(BATCH, VALUES // x.numel()))
+    images, values = BATCH.get(device.type, LARGE)
+    return max(1, min(images, values // x.numel()))
 
 
 def _stacked(held: list[tuple[int, Tensor]]) -> tuple[list[int], Tensor]:

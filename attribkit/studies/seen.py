@@ -112,7 +112,7 @@ class Seen:
 
     def batches(self, x: Tensor, others: Iterable[Tensor]) -> Iterator[tuple[list[Tensor], Tensor | None]]:
         """Others in batches, of each of which the original is the first: what is rounded is rounded alike."""
-        room, held = max(1, size_of_batch(x) - 1), [x]
+        room, held = max(1, size_of_batch(x, self.device) - 1), [x]
         for other in others:
             held.append(other)
             if len(held) > room:

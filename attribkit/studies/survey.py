@@ -114,7 +114,7 @@ class Survey:
 
     def done(self, numbers: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """The files of shards by their numbers, one after the other; the next is read while one is computed."""
-        net = Truncated(self.model, self.layers, self.precision)
+        net = Truncated(self.model, self.layers, self.precision, quick=True)
         for number, inputs in by_shard(self.pictures, numbers):
             yield number, self._shard(net, inputs).encoded()
 
@@ -122,10 +122,11 @@ class Survey:
         unreadable: list[tuple[int, str]] = []
         found: list[Found] = []
         shapes: list[tuple[int, ...]] = []
+        device = device_of(self.model)
         with torch.inference_mode():
-            for numbers, images in batches(readable(inputs, unreadable)):
+            for numbers, images in batches(readable(inputs, unreadable), device):
                 shapes += [(number, *images.shape[1:]) for number in numbers]
-                layers = net(images.to(device_of(self.model)))
+                layers = net(images.to(device))
                 _check_no_tokens(self.layers, layers)
                 of_batch = [self._found(np.array(numbers), units) for units in layers]
                 found = found or [_nothing(units) for units in layers]

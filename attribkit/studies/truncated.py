@@ -12,7 +12,8 @@ from attribkit.engine.rewriting import Stop
 from attribkit.engine.shadow import TAKEN, Taken, shadow
 from attribkit.errors import BadType, BadValue
 from attribkit.explaining.calls import check_layer
-from attribkit.explaining.targets import channels_first
+from attribkit.explaining.failing import NetworkFails, tried
+from attribkit.explaining.targets import IMAGE_DIMS, channels_first
 
 
 class Truncated:
@@ -23,15 +24,22 @@ class Truncated:
         layers: Their paths.
         precision: "bfloat16" computes as `torch.autocast` does.
         whole: Run all of it; `answer` is then what the model itself gave.
+        quick: On a CPU, with channels last where the network takes that: the same to rounding.
     """
 
     def __init__(
-        self, model: nn.Module, layers: Sequence[str], precision: str | None = None, whole: bool = False
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        precision: str | None = None,
+        whole: bool = False,
+        quick: bool = False,
     ) -> None:
         self.net = shadow(model)
         self.layers = list(layers)
         self.precision = precision
         self.whole = whole
+        self.quick = quick
         self.answer: Any = None
         self._seen: dict[str, Any] = {}
         for layer in layers:
@@ -40,6 +48,15 @@ class Truncated:
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """For each layer images x channels (x tokens, or x height x width), as floats of 32 bits."""
+        if self.quick and images.is_cpu and images.dim() == IMAGE_DIMS:
+            try:
+                with tried():
+                    return self._run(images.contiguous(memory_format=torch.channels_last))
+            except NetworkFails:  # it may look at memory as it lies, by `view`: then so for good
+                self.quick = False
+        return self._run(images)
+
+    def _run(self, images: Tensor) -> list[Tensor]:
         self._seen.clear()
         taken: Taken | None = getattr(self.net, TAKEN, None)
         if taken is not None:
@@ -71,4 +88,4 @@ class Truncated:
         if not isinstance(output, Tensor) or output.dim() not in (2, 3, 4) or len(output) != images:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             raise BadType(f"this study needs a layer of images x channels x height x width; {layer!r} gives {shape}")
-        return channels_first(output, image_dims=4).float()
+        return channels_first(output, IMAGE_DIMS).float()

@@ -88,6 +88,25 @@ def test_maps_of_real_networks(name: str) -> None:
     )
 
 
+class ByView(nn.Module):
+    """Takes memory to lie as it does in torch by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.Linear(8 * 49, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.norm(self.conv(x))).view(len(x), -1))
+
+
+def test_a_network_that_does_not_take_channels_last() -> None:
+    torch.manual_seed(0)
+    model, x = ByView().eval(), images(9)
+    explainer, expected = attribkit.Explainer(model, METHODS, fast=True), attribkit.explain(model, x, METHODS)
+    assert_near(explainer(x), expected)
+    assert_near(explainer(x), expected)
+
+
 def test_a_map_hangs_on_its_image_alone() -> None:
     """Though weights are laid out at the first, for images of its size."""
     explainer = attribkit.Explainer(net(), fast=True, layer="pool")

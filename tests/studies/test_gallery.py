@@ -64,6 +64,29 @@ def test_winners_are_those_of_brute_force(net: Net, images: Tensor, layer: str, 
     assert found.unsure == ()
 
 
+class ByView(nn.Module):
+    """Takes memory to lie as it does in torch by default."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.folded = nn.Conv2d(3, 6, 3), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.folded(x.view(len(x), 12, -1)).view(x.shape)
+
+
+@pytest.mark.parametrize("precision", [None, "bfloat16"])
+def test_a_network_that_does_not_take_channels_last(images: Tensor, precision: Any) -> None:
+    """As the pass over the data lays them out."""
+    torch.manual_seed(0)
+    model = nn.Sequential(ByView(), nn.ReLU()).eval()
+    found = attribkit.gallery(model, Inputs(images), layer="1", top=TOP, precision=precision)
+    for channel, rows in enumerate(brute_force(activations(model, "1", images), "max", TOP)):
+        assert found.image[channel].tolist() == [image for _, image, _, _ in rows]
+        assert found.value[channel] == pytest.approx([-value for value, *_ in rows], abs=1e-5)
+
+
 @pytest.mark.parametrize("method", ["guided", "deconvnet", "backprop"])
 def test_maps_are_those_of_the_oracle(net: Net, images: Tensor, method: str) -> None:
     """On the part that the unit sees, beyond which the oracle's map is zero."""
