@@ -7,13 +7,12 @@ It is measured and not counted: as many tokens may be queries, or stand in anoth
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from attribkit.engine.rewriting import Rewritten
 from attribkit.explaining.calls import Address, address
@@ -49,29 +48,31 @@ def places(model: nn.Module, layer: str, images: Tensor, now: list[Any]) -> dict
     return kept(model, now, ("places", layer, images.shape[1:], images.dtype, images.device), found_out)
 
 
-class _WithoutAttention(TorchDispatchMode):
+class _WithoutAttention(TorchFunctionMode):
     """Every softmax gives zeros, so that nothing passes from one token to another by its weights."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        return torch.zeros_like(result) if func.overloadpacket.__name__ in ("_softmax", "_safe_softmax") else result
+        if func is F.multi_head_attention_forward:
+            return torch.zeros_like(result[0]), result[1]
+        return torch.zeros_like(result) if func in ATTENTION else result
+
+
+ATTENTION = {F.scaled_dot_product_attention, F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
 
 
 def _patches(net: Rewritten, at: Address, noise: Tensor) -> Tensor | None:
     """For each pixel the token that it goes up to, -1 where that is none; None where it goes up to several."""
     image = noise.clone().requires_grad_()
-    with ExitStack() as state:
-        state.enter_context(torch.enable_grad())
-        state.enter_context(sdpa_kernel(SDPBackend.MATH))  # which has a softmax of its own
-        state.enter_context(_WithoutAttention())  # type: ignore[no-untyped-call]
+    with torch.enable_grad(), _WithoutAttention():
         try:
             with tried():
                 tokens = net.forward_to(at[0], image.clone(), call=at[1] or 0)
         except NetworkFails:
             return None
-        if not isinstance(tokens, Tensor) or tokens.dim() != TOKEN_DIMS or len(tokens) != 1 or not tokens.requires_grad:
-            return None
-        return _decoded(tokens, image)
+    if not isinstance(tokens, Tensor) or tokens.dim() != TOKEN_DIMS or len(tokens) != 1 or not tokens.requires_grad:
+        return None
+    return _decoded(tokens, image)
 
 
 def _decoded(tokens: Tensor, image: Tensor) -> Tensor | None:
