@@ -154,7 +154,10 @@ class Net:
     def addressed(self, known: KnownField, images: Tensor, target: Target) -> Target:
         """The target by the numbers of tokens, where it is by their places."""
         at = getattr(target, "at", "all")
-        if isinstance(at, str) or len(at) != 2 or not (found := self.places(known, images)):
+        if isinstance(at, str) or not hasattr(at, "__len__") or len(at) != 2:
+            return target
+        found = self.places(known, images)
+        if not found:
             return target
         tokens = {place: token for token, place in found.items()}
         grid = [side + 1 for side in max(tokens)]
