@@ -67,7 +67,7 @@ def test_every_kind_of_convolution(kernel: Any, padding: Any, dilation: int, str
 
 
 @needs_packing
-def test_weights_are_laid_out_for_the_first_size_and_maps_do_not_hang_on_what_came_before() -> None:
+def test_weights_are_laid_out_for_the_first_size_and_maps_do_not_hang_on_what_came_between() -> None:
     model = nn.Sequential(conv(8, 6, 3), nn.ReLU(), conv(6, 6, 1, bias=False))
     packings: Packings = {}
     net = packed(model, packings)
