@@ -38,7 +38,8 @@ def _maximum(input: Tensor, other: Any = None, *args: Any, **kwargs: Any) -> Rec
         raise NotSupported("whether a maximum is a ReLU depends on its values: call the net without torch.compile")
     if not input.is_floating_point() or other.dim() > input.dim() or other.requires_grad or other.is_complex():
         return None
-    return None if other.any() else (input, Activation("maximum", (other,)))
+    is_zero = other.is_meta or not other.any()  # on the meta device what may be a rectifier is taken for one
+    return (input, Activation("maximum", (other,))) if is_zero else None
 
 
 def _hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Recognised:

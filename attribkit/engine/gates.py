@@ -80,7 +80,7 @@ def _where_clamp_is_open(x: Tensor, y: Tensor, low: float, high: float | None) -
 
 def _is_open_at(bound: float) -> bool:
     with torch.enable_grad(), torch.inference_mode(False):
-        x = torch.full((1,), bound, requires_grad=True)
+        x = torch.full((1,), bound, requires_grad=True, device="cpu")  # also where the default is another
         return bool(torch.autograd.grad(x.clamp(min=bound).sum(), x)[0])
 
 

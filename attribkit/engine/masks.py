@@ -75,7 +75,7 @@ class _Masked(Quick):
 
 def _gate_at_zero(function: Callable[[Tensor], Tensor]) -> float:
     """How far this torch opens the gate of a function at zero; it has changed."""
-    with torch.enable_grad(), torch.inference_mode(False):
+    with torch.enable_grad(), torch.inference_mode(False), torch.device("cpu"):  # also where the default is another
         x = torch.zeros(1, requires_grad=True)
         return float(torch.autograd.grad(function(x).sum(), x)[0])
 
@@ -89,10 +89,15 @@ _MAXIMUM_AT_ZERO = _gate_at_zero(lambda x: torch.maximum(x, torch.zeros(())))
 Recognised = tuple[Tensor, Masked] | None
 
 
+def _has_values(tensor: Tensor) -> bool:
+    """Whether numbers can be read: not under a compiler or vmap, and not on the meta device."""
+    return eager() and not tensor.is_meta
+
+
 def _is_zero(value: Any) -> bool:
     """Whether a number, or a tensor that carries no signal, is zero everywhere."""
     if isinstance(value, Tensor):
-        return not value.requires_grad and not value.is_complex() and not (eager() and bool(value.any()))
+        return not value.requires_grad and not value.is_complex() and not (_has_values(value) and bool(value.any()))
     return isinstance(value, (int, float)) and value == 0
 
 
@@ -102,7 +107,7 @@ def _opening(x: Any, mask: Any) -> bool:
         return False
     if not x.is_floating_point() or mask.is_complex() or mask.requires_grad:
         return False
-    if not eager():  # no values: what may be a rectifier is taken for one, and refused
+    if not _has_values(mask):  # what may be a rectifier is taken for one
         return mask.dtype == torch.bool
     return any(torch.equal(mask, above.to(mask.dtype)) for above in (aten.gt.Scalar(x, 0), aten.ge.Scalar(x, 0)))
 

@@ -1,7 +1,7 @@
 """Weights laid out once as a processor's kernels read them, which torch does at each call.
 
 Which order is best hangs on the size of the planes. So weights are laid out for the first size of which a gradient is
-wanted, and those of other sizes go torch's way: a map hangs on its image, and not on what was asked before.
+wanted, and planes of other sizes go torch's way: a map does not hang on what was asked in between.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
@@ -18,7 +19,7 @@ def downs(conv: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     for net in (attribkit.rewrite(conv, "backprop"), conv):
         image = x.clone().requires_grad_()
         output = net(image)
-        signal = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
+        signal = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(x)
         ways.append(torch.autograd.grad(output, image, signal)[0])
     return ways[0], ways[1]
 
@@ -31,6 +32,20 @@ def conv(rank: int, *shape: Any, **settings: Any) -> nn.Module:
 
 def image(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"groups": 6}, {"groups": 6, "stride": 2}, {"groups": 3, "stride": (1, 2)}], ids=str
+)
+def test_grouped_convolutions_in_bfloat16(settings: dict[str, Any]) -> None:
+    """As in double precision, but for the rounding of what goes in and comes out."""
+    exact = conv(2, 6, 6, 3, padding=1, **settings)
+    x = image(2, 6, 9, 9)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        ours, _ = downs(copy.deepcopy(exact).bfloat16(), x.bfloat16().contiguous(memory_format=layout))
+        _, theirs = downs(exact, x)
+        assert ours.dtype == torch.bfloat16
+        assert (ours - theirs).abs().max() <= 0.03 * theirs.abs().max()
 
 
 KERNELS = [7, 4, 1, (3, 5), (2, 3)]
