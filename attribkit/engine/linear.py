@@ -65,7 +65,7 @@ def down_a_convolution(
     """The signal below a convolution, whose input had this shape and lay in memory like this."""
     if is_of_an_image(weight, stride, dilation, groups) and signal.is_cpu:
         return _to_an_image(signal, weight, stride, padding, shape[2:])
-    if groups > 1 and max(stride) > 1 and signal.is_cpu and signal.dtype == torch.bfloat16:  # ten times slower in it
+    if groups > 1 and max(stride) > 1 and signal.is_cpu and signal.dtype == torch.bfloat16:  # much slower in it
         exact = (signal.float(), weight.float())
         return down_a_convolution(*exact, shape, strides, stride, padding, dilation, groups).to(signal.dtype)
     x, none = _placeholder(signal, shape, strides), (0,) * len(stride)
