@@ -141,7 +141,8 @@ class Net:
         explained = self.on_crops(known, images, target, seen)
         explained = explained or self.task.on_whole_images(images, known.field, target)
         check_finite(explained, self.task, images)
-        name, places = self.name(images), self.places(known, images)
+        tokens = any(unit.position is not None and len(unit.position) == 1 for unit in explained.units)
+        name, places = self.name(images), self.places(known, images) if tokens else {}
         named = [replace(unit, layer=name, place=_place(unit, places)) for unit in explained.units]
         return replace(explained, units=named)
 

@@ -163,8 +163,12 @@ def test_where_there_is_no_grid_there_is_no_place(model: Callable[..., nn.Module
         attribkit.explain(net, images(), layer="last", channel=1, at=(1, 2))
 
 
-def test_units_of_maps_and_classes_have_none() -> None:
+def test_units_of_maps_and_classes_have_none_and_none_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from attribkit.explaining import nets
+
+    monkeypatch.delattr(nets, "places")
     model = made(Transformer)
+    assert attribkit.explain(model, images(), layer="embed", channel=1, at="all").units[0].place is None
     assert attribkit.explain(model, images(), layer="embed", channel=1, at=(1, 2)).units[0].place is None
     assert attribkit.explain(model, images()).units[0].place is None
 
