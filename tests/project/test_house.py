@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -53,3 +54,9 @@ def test_the_house_is_in_order() -> None:
     lengths = sorted(function.body for function in house.functions)
     assert statistics.median(lengths) <= 6
     assert lengths[int(0.95 * len(lengths))] <= 22
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest imports a test file by its bare name: of two, the second is an error, seen only where both are run."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("test_*.py"))
+    assert [name for name, count in names.items() if count > 1] == []
