@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from attribkit.engine import activations, linear, masks, norms, pooling
+from attribkit.engine import activations, linear, lookback, masks, norms, pooling
 from attribkit.engine.autograd import eager
 from attribkit.engine.plan import Call, CannotRewrite, Passage, Plan, Refused, Run, Site
 from attribkit.engine.pooling import Pool
@@ -150,7 +150,7 @@ class Lift(TorchFunctionMode):
         if func in WRITES or "out" in kwargs:
             self._refuse_to_write(kwargs.get("out", args[0] if args else None))
         if self._paused or func not in (FUNCTIONS if self._compiled else WATCHED):
-            return func(*args, **kwargs)
+            return self._passed(func, args, kwargs)
         if func in linear.FUNCTIONS:
             lean = None if torch.compiler.is_compiling() else linear.without_input(func, args, kwargs)
             return func(*args, **kwargs) if lean is None else lean
@@ -161,7 +161,7 @@ class Lift(TorchFunctionMode):
             # While probing, what wins must not hide what loses.
             if self.plan.probes and func in activations.EXTREMES and _are_tensors(args):
                 return args[0] + args[1]
-            result = func(*args, **kwargs)
+            result = self._passed(func, args, kwargs)
             return self._compared(result) if func is torch.where and len(args) + len(kwargs) == 1 else result
         x, call = recognised
 
@@ -208,6 +208,15 @@ class Lift(TorchFunctionMode):
             return _applied(call, x, original, Passage(self.plan, site, indexed, self.run))
         except AttribkitError as error:
             return self._fail(error)
+
+    def _passed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run what is no site of its own. What a mask writes into a part of a tensor is one: graphs do not show it."""
+        if self.comparisons and func in WRITES and args and _is_part(args[0]):
+            written = [*args[1:], *kwargs.values()]
+            if any(lookback.is_mask(tensor, self.comparisons) for tensor in lookback.tensors_in(written)):
+                op = f"{func.__name__.strip('_')} by a comparison"
+                self.sites[f"graph#{op}"] = Site(f"graph#{op}", op, "rectifier", "graph", 1, False)
+        return func(*args, **kwargs)
 
     def _fail(self, error: AttribkitError) -> NoReturn:
         """Leave the forward pass with an error of ours, which the model may neither catch nor take for torch's."""
@@ -264,6 +273,12 @@ def _applied(call: Call, x: Tensor, original: Original, here: Passage) -> Any:
 def _needs_gradient(x: Tensor) -> bool:
     with disable_torch_function():  # or the mode would see the question
         return x.requires_grad and torch.is_grad_enabled()
+
+
+def _is_part(x: Any) -> bool:
+    """Whether x is a view of a tensor that autograd follows."""
+    with disable_torch_function():
+        return isinstance(x, Tensor) and x._is_view() and x.requires_grad and torch.is_grad_enabled()
 
 
 def _are_tensors(args: tuple[Any, ...]) -> bool:

@@ -84,6 +84,11 @@ def _name(node: Any) -> str:
     return str(node.name())
 
 
+def _kind(node: Any) -> str:
+    """What a node of torch's stands for: "Mul" for a `MulBackward0`."""
+    return _name(node).partition("Backward")[0]
+
+
 def _description(node: Any, comparisons: Collection[Tensor]) -> tuple[str, str] | None:
     """Op and kind of a node that a rule would change, or that hides what it does; None for others."""
     name = _name(node)
@@ -91,16 +96,20 @@ def _description(node: Any, comparisons: Collection[Tensor]) -> tuple[str, str] 
         return None if name.removeprefix("Vmapped") in {*Quick.names, *HOOKS} else (name, HIDDEN)
     if "jit::" in name or "Graph" in name:
         return "torch.jit", HIDDEN
-    kind = name.partition("Backward")[0]
+    kind = _kind(node)
     if kind in SMOOTH:
         return SMOOTH[kind], "smooth"
     if kind in RECTIFIERS and RECTIFIERS[kind](node):
         return _OPS.get(kind, kind.lower()), "rectifier"
-    if kind in MASKING and any(_is_mask(saved, comparisons) for saved in _saved(node)):
+    if kind in MASKING and any(is_mask(saved, comparisons) for saved in _saved(node)):
         return f"{MASKING[kind]} by a comparison", "rectifier"
-    if kind in ("Add", "Sub", "Maximum", "Minimum") and _joins_its_own_source(node):
+    if kind in ORDERING and _orders_a_constant(node):
+        return f"{kind.lower()} with a constant", "rectifier"
+    if kind in JOINING and _joins_its_own_source(node, JOINING[kind]):
         return "arithmetic that bends", "rectifier"
-    return ("product with a function of itself", "smooth") if kind == "Mul" and _gates_itself(node) else None
+    if kind == "Mul" and _joins_its_own_source(node, _BENT):
+        return "product with a function of itself", "smooth"
+    return None
 
 
 HOOKS = {"BackwardHookFunction"}  # of torch's modules, which pass everything on
@@ -130,6 +139,11 @@ def _has_constant_zero(node: Any) -> bool:
     return len(sides) == 1 and _is_zero(node._saved_other if sides == [0] else node._saved_self)
 
 
+def _clips(node: Any) -> bool:
+    """Whether numbers lay outside of what a quantized type holds."""
+    return node._saved_mask.is_meta or not bool(node._saved_mask.all())
+
+
 RECTIFIERS: dict[str, Callable[[Any], bool]] = {
     **dict.fromkeys(("Relu", "LeakyRelu", "PreluKernel", "RreluWithNoise", "Threshold", "Sign"), _always),
     "Hardtanh": lambda node: _is_zero(node._saved_min_val),
@@ -137,18 +151,33 @@ RECTIFIERS: dict[str, Callable[[Any], bool]] = {
     "ClampMin": lambda node: _is_zero(node._saved_min),
     "ClampMax": lambda node: _is_zero(node._saved_max),
     **dict.fromkeys(("Maximum", "Minimum", "Fmax", "Fmin"), _has_constant_zero),
+    **dict.fromkeys(("FakeQuantizePerTensorAffineCachemask", "FakeQuantizePerChannelAffineCachemask"), _clips),
 }
-_OPS = {"LeakyRelu": "leaky_relu", "PreluKernel": "prelu", "RreluWithNoise": "rrelu", "ClampMin": "clamp"}
+_OPS = {
+    "LeakyRelu": "leaky_relu",
+    "PreluKernel": "prelu",
+    "RreluWithNoise": "rrelu",
+    "ClampMin": "clamp",
+    "FakeQuantizePerTensorAffineCachemask": "fake_quantize_per_tensor_affine",
+    "FakeQuantizePerChannelAffineCachemask": "fake_quantize_per_channel_affine",
+}
 
 MASKING = {
-    "Mul": "product",
-    "Addcmul": "product",
-    "Where": "where",
+    **dict.fromkeys(("Mul", "Addcmul", "Bmm"), "product"),
+    "Div": "quotient",
+    "Gather": "gather",
+    "IndexAdd": "index_add",
+    "IndexCopy": "index_copy",
+    "IndexFill": "index_fill",
+    **dict.fromkeys(("IndexPut", "IndexPutImpl"), "index_put"),
+    "Lerp": "lerp",
     "MaskedFill": "masked_fill",
-    "IndexPut": "index_put",
-    "IndexPutImpl": "index_put",
+    "MaskedScatter": "masked_scatter",
+    "Put": "put",
+    "Scatter": "scatter",
+    "Where": "where",
 }
-_SAVED = ("other", "self", "condition", "mask", "indices", "tensor1", "tensor2")
+_SAVED = ("other", "self", "condition", "mask", "index", "indices", "tensor1", "tensor2", "mat2", "weight")
 
 
 def _saved(node: Any) -> Iterator[Tensor]:
@@ -160,51 +189,62 @@ def _saved(node: Any) -> Iterator[Tensor]:
                 yield tensor
 
 
-def _is_mask(saved: Tensor, comparisons: Collection[Tensor]) -> bool:
+def is_mask(saved: Tensor, comparisons: Collection[Tensor]) -> bool:
     """Whether a tensor is the outcome of a comparison, of whatever type it is now."""
     if storage_of(saved) in map(storage_of, comparisons):
         return True
-    # Of the same shape as one, and of two or three values only, it was made of one: (sign(x) + 1) / 2, for instance.
-    alike = not saved.requires_grad and saved.numel() > 3 and any(mask.shape == saved.shape for mask in comparisons)
-    return alike and len(saved.unique()) in (2, 3)
+    # As large as one, and of two or three values only, it was made of one: (sign(x) + 1) / 2, for instance.
+    alike = not saved.requires_grad and saved.numel() > 3 and any(mask.numel() == saved.numel() for mask in comparisons)
+    return alike and not saved.is_meta and len(saved.unique()) in (2, 3)
 
 
 # What, joined with its own source, makes a ReLU: (x + |x|) / 2, x - min(x, 0), max(x, x / 10).
-_BENDING = ("Abs", "Minimum", "Clamp", "ClampMax", "Fmin")
-
-
-def _joins_its_own_source(node: Any) -> bool:
-    """Whether a node brings something together with what a bend, or in an extreme a factor, has made of it."""
-    above = [step for step, _ in node.next_functions if step is not None]
-    steps = ("Mul", "Div") if _name(node).startswith(("Max", "Min")) else _BENDING
-    made = [step for step in above if _name(step).partition("Backward")[0] in steps]
-    return any(source is not None and source in above for step in made for source, _ in step.next_functions)
-
+_BENDING = frozenset({"Abs", "Minimum", "Clamp", "ClampMax", "Copysign", "Fmin", "Hypot", "Sqrt"})
+_FACTORS = frozenset({"Mul", "Div", "Neg"})
+JOINING: dict[str, Collection[str]] = {
+    **dict.fromkeys(("Add", "Sub"), _BENDING),
+    **dict.fromkeys(("Maximum", "Minimum", "Fmax", "Fmin"), _FACTORS),
+}
+# And what, multiplied with it, makes a SiLU, a GELU...
+_BENT = {"Sigmoid", "Hardsigmoid", "Tanh", "Erf", "Exp", "Softplus", "Log1P", "Hardtanh", "Clamp", "Reciprocal"}
 
 # Steps that work element by element on one tensor, as those of x * sigmoid(x) do; no convolution, no mean.
-_ELEMENTWISE = {
-    *("Sigmoid", "Hardsigmoid", "Tanh", "Erf", "Exp", "Softplus", "Log1P", "Hardtanh", "Clamp", "Sqrt", "SpecialExpit"),
-    *("Mul", "Div", "Add", "Sub", "Neg", "Reciprocal", "Pow"),
-}
-_BENT = {"Sigmoid", "Hardsigmoid", "Tanh", "Erf", "Exp", "Softplus", "Log1P", "Hardtanh", "Clamp", "Reciprocal"}
+_ELEMENTWISE = _BENDING | _BENT | {"SpecialExpit", "Mul", "Div", "Add", "Sub", "Pow", "Neg", "Complex"}
 _FAR = 6
 
 
-def _gates_itself(node: Any) -> bool:
-    """Whether a product is that of something and of a bent function of the same thing: a SiLU, a GELU..."""
+def _joins_its_own_source(node: Any, bends: Collection[str]) -> bool:
+    """Whether a node brings something together with what a bend has made of the same thing."""
     sides = [step for step, _ in node.next_functions]
     if len(sides) != 2 or None in sides:
         return False
     one, other = (_chain(side) for side in sides)
-    bent = _BENT & {_name(step).partition("Backward")[0] for step in (*one[:-1], *other[:-1])}
-    return bool(bent) and any(step is twin for step in one for twin in other)
+    source = next((step for step in one if any(step is twin for twin in other)), None)
+    if source is None:
+        return False
+    return any(_kind(step) in bends for step in (*one[: one.index(source)], *other[: other.index(source)]))
+
+
+# What takes one of several numbers by their order: of x and zeros in a stack it makes a ReLU.
+ORDERING = ("Max", "Min", "Amax", "Amin", "Aminmax", "Cummax", "Cummin", "Kthvalue", "Median", "Sort", "Topk")
+_RESHAPING = ("View", "UnsafeView", "ReshapeAlias", "Transpose", "T", "Permute", "Unsqueeze", "Squeeze", "Clone")
+
+
+def _orders_a_constant(node: Any) -> bool:
+    """Whether what is ordered was put together of the image's signal and of a constant, or of a multiple of itself."""
+    source = node.next_functions[0][0]
+    while source is not None and _kind(source) in _RESHAPING:
+        source = source.next_functions[0][0]
+    if source is None or _kind(source) not in ("Stack", "Cat"):
+        return False
+    return any(part is None for part, _ in source.next_functions) or _joins_its_own_source(source, _FACTORS)
 
 
 def _chain(node: Any) -> list[Any]:
     """A node and what it was made of, element by element, as far as each step has one source."""
     chain = [node]
-    while len(chain) <= _FAR and _name(chain[-1]).partition("Backward")[0] in _ELEMENTWISE:
-        sources = [step for step, _ in chain[-1].next_functions if step is not None]
+    while len(chain) <= _FAR and _kind(chain[-1]) in _ELEMENTWISE:
+        sources = list(dict.fromkeys(step for step, _ in chain[-1].next_functions if step is not None))
         if len(sources) != 1:
             break
         chain.append(sources[0])

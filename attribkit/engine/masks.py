@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import EllipsisType, NoneType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -146,9 +147,15 @@ def _masked_fill_in_place(input: Any, mask: Any, value: Any) -> Recognised:
 
 
 def _set_item(input: Any, index: Any, value: Any) -> Recognised:
-    if not (isinstance(index, Tensor) and index.dtype == torch.bool):
+    """x[x < 0] = 0, and whatever else says where x is below zero: positions, masks and positions from NumPy."""
+    parts = index if isinstance(index, tuple) else (index,)
+    if all(isinstance(part, (int, slice, EllipsisType, NoneType)) for part in parts) or not _is_zero(value):
         return None
-    return _masked_fill_in_place(input, index, value)
+    if isinstance(index, Tensor) and index.dtype == torch.bool:
+        return _masked_fill_in_place(input, index, value)
+    kept = torch.ones_like(input, dtype=torch.bool)
+    kept[index] = False
+    return (input, Masked(kept, inplace=True)) if _opening(input, kept) else None
 
 
 def _signs(x: Tensor) -> Tensor:

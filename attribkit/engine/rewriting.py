@@ -254,11 +254,14 @@ class Rewritten(nn.Module):
             return
         met = [*self._met.values(), *self._look.hidden]
         seen = {site.op for site in self.sites if site.kind not in ("pool", "norm")}
-        aside = {site.op for site in met if site.kind in self.plan.kinds}
+        bent = [site for site in met if site.kind in self.plan.kinds]
+        aside = {site.op for site in bent if site.how != "graph"}
+        beyond = {site.op for site in bent if site.how == "graph"}
         helps = "smooth" not in self.plan.kinds and any(map(self._is_smooth, met))
         raise NothingToRewrite(
             f"the {self.rule.name} rule finds no rectifier in this model"
             + (f" that the image passes through ({', '.join(sorted(aside))} elsewhere)" if aside else "")
+            + (f" that it can reach (its graph shows {', '.join(sorted(beyond))})" if beyond else "")
             + f"; activations seen: {', '.join(sorted(seen)) or 'none'}"
             + ('; activations="all" swaps the smooth ones too' if helps else "")
         )

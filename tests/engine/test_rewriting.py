@@ -845,13 +845,6 @@ class ManySites(nn.Module):
         return self.last(F.relu6(F.gelu(x)))
 
 
-@pytest.fixture
-def fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 @pytest.mark.usefixtures("fresh_dynamo")
 @pytest.mark.parametrize("switches", ["own", "uniform"])
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
@@ -1051,9 +1044,7 @@ def test_a_rectifier_by_the_positions_that_where_finds_is_listed(where: Callable
     """It is left alone, and that is said; what `torch.where` gives is torch's own, with a gradient and without."""
 
     def zeroed(x: Tensor) -> Tensor:
-        y = x * 1
-        y[where(x < 0)] = 0
-        return y
+        return (x * 1).index_put(where(x < 0), x.new_zeros(()))
 
     x = noise(*IMAGES)
     net = attribkit.rewrite(lambda x: F.relu(x) + zeroed(x), "guided")

@@ -106,13 +106,6 @@ def test_the_shadow_itself_is_a_model(rule: str) -> None:
 # Compiled ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def fresh_dynamo() -> Iterator[None]:
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 @pytest.mark.usefixtures("fresh_dynamo")
 def test_a_subclass_compiles() -> None:
     """A rewritten net of subclasses gives under `torch.compile` what it gives without."""

@@ -195,6 +195,10 @@ PARTS: dict[str, tuple[Callable[[Tensor], Any], Expected]] = {
     "aten.relu_ of a part": (lambda x: torch.ops.aten.relu_(x[:, :2]), HONEST),
     "x[:, :2].mul_(x > 0)": (lambda x: x[:, :2].mul_(x[:, :2] > 0), HONEST),
     "masked_fill_ of a part": (lambda x: x[:, :2].masked_fill_(x[:, :2] < 0, 0), HONEST),
+    "index_put_ of a part": (lambda x: x[:, :2].index_put_((x[:, :2] < 0,), torch.tensor(0.0)), HONEST),
+    "masked_scatter_ of a part": (lambda x: x[:, :2].masked_scatter_(x[:, :2] < 0, torch.zeros_like(x)), HONEST),
+    "lerp_ of a part": (lambda x: x[:, :2].lerp_(torch.zeros(()), (x[:, :2] < 0).double()), HONEST),
+    "addcmul_ of a part": (lambda x: x[:, :2].addcmul_(x[:, :2], (x[:, :2] < 0).double(), value=-1), HONEST),
 }
 for _name, (_write, _expected) in PARTS.items():
     ways.function(f"in place: {_name}", lambda x, w=_write: copied(x, w), _expected, halves)

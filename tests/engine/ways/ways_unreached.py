@@ -110,9 +110,40 @@ CHOICES: dict[str, Any] = {
     "x[x <= 0] = 0.0": lambda x: written(x, lambda y: operator.setitem(y, y <= 0, 0.0)),
     "x[x < 0] = tensor(0.)": lambda x: written(x, lambda y: operator.setitem(y, y < 0, torch.tensor(0.0))),
     "x[torch.lt(x, 0)] = 0": lambda x: written(x, lambda y: operator.setitem(y, torch.lt(y, 0), 0)),
-}
-OTHER_CHOICES: dict[str, Any] = {
     "x[torch.where(x < 0)] = 0": lambda x: written(x, lambda y: operator.setitem(y, torch.where(y < 0), 0)),
+    "x[..., x < 0] = 0 of every row": lambda x: written(x, lambda y: operator.setitem(y, (..., y < 0), 0)),
+}
+
+
+def below(x: Tensor) -> Tensor:
+    """Where the negative values of x stand in a row of all."""
+    return (x.flatten() < 0).nonzero()[:, 0]
+
+
+def above(x: Tensor) -> Tensor:
+    return (x.flatten() > 0).nonzero()[:, 0]
+
+
+def zeros_below(x: Tensor) -> Tensor:
+    return torch.zeros(len(below(x)))
+
+
+def in_numpy(x: Tensor) -> tuple[Tensor, ...]:
+    """Positions of negative values, found where the library does not look."""
+    return tuple(map(torch.from_numpy, np.where(x.detach().numpy() < 0)))
+
+
+OTHER_CHOICES: dict[str, Any] = {
+    "x[positions from numpy] = 0": lambda x: written(x, lambda y: operator.setitem(y, in_numpy(y), 0)),
+    "x.flatten()[mask] = 0": lambda x: written(x, lambda y: operator.setitem(y.view(-1), y.view(-1) < 0, 0)),
+    "index_fill": lambda x: x.flatten().index_fill(0, below(x), 0.0).view_as(x),
+    "index_fill_ of a view": lambda x: written(x, lambda y: y.view(-1).index_fill_(0, below(y), 0.0)),
+    "index_copy": lambda x: x.flatten().index_copy(0, below(x), zeros_below(x)).view_as(x),
+    "index_add": lambda x: torch.zeros(x.numel()).index_add(0, above(x), x[x > 0]).view_as(x),
+    "put": lambda x: x.put(below(x), zeros_below(x)),
+    "scatter": lambda x: torch.zeros(x.numel()).scatter(0, above(x), x[x > 0]).view_as(x),
+    "masked_scatter": lambda x: torch.zeros_like(x).masked_scatter(x > 0, x[x > 0]),
+    "gather": lambda x: torch.stack([torch.zeros_like(x), x]).gather(0, (x > 0).long()[None])[0],
     "x[x < 0] *= 0": lambda x: written(x, lambda y: operator.setitem(y, y < 0, y[y < 0] * 0)),
     "index_put((x < 0,), 0)": lambda x: x.index_put((x < 0,), torch.tensor(0.0)),
     "index_put_((x < 0,), 0)": lambda x: x.clone().index_put_((x < 0,), torch.tensor(0.0)),
@@ -155,7 +186,45 @@ ARITHMETIC: dict[str, Any] = {
     "addcmul by a mask": lambda x: torch.addcmul(torch.zeros_like(x), x, (x > 0).double()),
     "where of a product": lambda x: torch.where(x > 0, 1.0, 0.0) * x,
     "pow of a mask": lambda x: x * (x > 0) ** 1.0,
+    "lerp by a mask": lambda x: torch.lerp(torch.zeros_like(x), x, (x > 0).double()),
+    "x / where(x > 0, 1, inf)": lambda x: x / torch.where(x > 0, 1.0, torch.inf),
+    "x / (1 / (x > 0))": lambda x: x / (1 / (x > 0).double()),
+    "bmm of a mask": lambda x: torch.bmm((x > 0).double().view(-1, 1, 1), x.view(-1, 1, 1)).view_as(x),
+    "0.5 * x + 0.5 * |x|": lambda x: 0.5 * x + 0.5 * x.abs(),
+    "(x + sqrt(x * x)) / 2": lambda x: (x + (x * x).sqrt()) / 2,
+    "(x + hypot(x, 0)) / 2": lambda x: (x + torch.hypot(x, torch.zeros(()))) / 2,
+    "(x + copysign(x, 1)) / 2": lambda x: (x + torch.copysign(x, torch.ones(()))) / 2,
+    "(x + l1_loss(x, 0)) / 2": lambda x: (x + F.l1_loss(x, torch.zeros_like(x), reduction="none")) / 2,
 }
+ways.function(
+    "fake_quantize from zero",
+    lambda x: torch.fake_quantize_per_tensor_affine(x, 1e-3, 0, 0, 10**6),
+    HONEST,
+    lambda x: torch.fake_quantize_per_tensor_affine(F.relu(x), 1e-3, 0, -(10**6), 10**6),
+)
+
+
+def with_zeros(x: Tensor) -> Tensor:
+    return torch.stack([torch.zeros_like(x), x])
+
+
+ORDERS: dict[str, Any] = {
+    "max of a stack": lambda x: with_zeros(x).max(0).values,
+    "torch.max of a stack": lambda x: torch.max(torch.stack((x, x.new_zeros(x.shape)), -1), -1)[0],
+    "max of a stack of x and 0 * x": lambda x: torch.stack([x, 0 * x]).max(0).values,
+    "amax of a stack": lambda x: with_zeros(x).amax(0),
+    "amax of a cat": lambda x: torch.cat([x[:, None], torch.zeros_like(x)[:, None]], 1).amax(1),
+    "amax of a transposed stack": lambda x: with_zeros(x).movedim(0, -1).amax(-1),
+    "aminmax of a stack": lambda x: with_zeros(x).aminmax(dim=0).max,
+    "cummax of a stack": lambda x: with_zeros(x).cummax(0).values[1],
+    "sort of a stack": lambda x: with_zeros(x).sort(0).values[1],
+    "topk of a stack": lambda x: with_zeros(x).topk(1, 0).values[0],
+    "kthvalue of a stack": lambda x: with_zeros(x).kthvalue(2, 0).values,
+    "-amin of a stack": lambda x: -torch.stack([-x, torch.zeros_like(x)]).amin(0),
+    "x - min of a stack": lambda x: x - with_zeros(x).min(0).values,
+}
+for _name, _function in ORDERS.items():
+    ways.function(_name, _function, HONEST)
 for _functions, _expected in ((CHOICES, RIGHT), (PRODUCTS, RIGHT), (OTHER_CHOICES, HONEST), (ARITHMETIC, HONEST)):
     for _name, _function in _functions.items():
         ways.function(_name, _function, _expected)  # type: ignore[arg-type]
@@ -233,6 +302,19 @@ NO_RECTIFIERS: dict[str, Any] = {
     "a clamp of a norm from below": lambda x: x / x.norm(dim=1, keepdim=True).clamp(min=1e-12),
     "F.normalize": lambda x: F.normalize(x),
     "dropout": lambda x: F.dropout(x, 0.5, training=False),
+    "channels of zeros beside the image's": lambda x: torch.cat([x, torch.zeros_like(x)], 1)[:, :4],
+    "a pool over added rows of zeros": lambda x: F.max_pool2d(
+        torch.cat([x, torch.zeros(2, 4, 2, 6)], 2) if x.shape[2:] == (4, 6) else torch.cat([x, x * 0], 2)[:, :, :6], 1
+    ),
+    "a maximum over branches in a stack": lambda x: torch.stack([x, x.flip(1)]).amax(0),
+    "the strongest channels": lambda x: x.topk(4, 1).values,
+    "a residual of a square": lambda x: x + x * x,
+    "a quotient of numbers": lambda x: x / torch.full_like(x, 3.0),
+    "the middle between two": lambda x: torch.lerp(x, x.flip(1), 0.5),
+    "rows by their number": lambda x: written(x, lambda y: operator.setitem(y, (slice(None), torch.tensor([1])), 0)),
+    "fake_quantize that clips nothing": lambda x: (
+        x + (torch.fake_quantize_per_tensor_affine(x, 1e-3, 0, -(10**6), 10**6) - x).detach()
+    ),
 }
 for _name, _function in NO_RECTIFIERS.items():
     ways.module(f"no rectifier: {_name}", RIGHT, lambda f=_function: Gated(f))(lambda f=_function: Gated(f))
