@@ -19,7 +19,6 @@ from typing import Any
 import captum.attr
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import attribkit
@@ -157,36 +156,55 @@ def enliven(model: nn.Module, x: Tensor) -> None:
 
 
 def quiet(model: nn.Module) -> nn.Module:
-    """A copy that writes nothing in place, for the oracle, from which views that are written into are hidden."""
-    copy = copied(model)
-    for module in copy.modules():
+    """A copy for the oracle, whose activations do not write in place."""
+    twin = _plain_copy(model)
+    module: Any
+    for module in twin.modules():
         if getattr(module, "inplace", False) is True:
             module.inplace = False
+    return twin
+
+
+def _plain_copy(model: nn.Module) -> nn.Module:
+    twin = copied(model)
+    for module in twin.modules():
         if type(module).__name__ in ("QuickGELU", "QuickGELUActivation"):  # by arithmetic, which in the graph is none
             module.forward = lambda x: torch.nn.functional.silu(1.702 * x) / 1.702
-    return _OutOfPlace(copy.requires_grad_(False))
+    return twin.eval().requires_grad_(False)
 
 
-class _OutOfPlace(nn.Module):
-    """A model in which `x += y` makes a new x. Whether that changes what it computes is looked at with its output."""
+class Functional(nn.Module):
+    """A model in which nothing is written in place: what it writes is a new tensor, as its graph then shows."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, *args: Any) -> Any:
-        with _Assigning():
-            return self.model(*args)
+        return torch.func.functionalize(lambda *inputs: self.model(*inputs), remove="mutations")(*args)
 
 
-class _Assigning(TorchFunctionMode):
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in ASSIGNING and args[0]._is_view():
-            func = ASSIGNING[func]
-        return func(*args, **(kwargs or {}))
+# `functionalize` turns a write into an operator `copy`, which in torch has no gradient.
+COPIES = torch.library.Library("aten", "IMPL")
+COPIES.impl("copy", lambda x, other, asynchronous=False: other.expand(x.shape).to(x.dtype).clone(), "Autograd")
 
 
-ASSIGNING = {Tensor.add_: torch.add, Tensor.mul_: torch.mul, Tensor.sub_: torch.sub}  # what `x += y` calls
+def oracles_twin(model: nn.Module, x: Tensor, plain: Any) -> nn.Module | None:
+    """A copy that computes what the model does, and whose graph shows all of it."""
+    twins = (make(model) for make in (quiet, lambda model: Functional(_plain_copy(model)).eval()))
+    return next((twin for twin in twins if _shows(twin, x, plain)), None)
+
+
+def _shows(twin: nn.Module, x: Tensor, plain: Any) -> bool:
+    output = twin(x.clone().requires_grad_())
+    pairs = zip(tensors_in(output), tensors_in(plain), strict=True)
+    if max(relative_error(one.detach(), other.detach()) for one, other in pairs) > TOLERANCE:
+        return False  # what is written in place is read elsewhere
+    try:
+        graph_of(mixed_signal(output))
+    except NotImplementedError:  # parts of tensors are written in place
+        return False
+    return True
 
 
 def input_that_fits(model: nn.Module, example: Tensor) -> Tensor:
@@ -207,7 +225,7 @@ def input_that_fits(model: nn.Module, example: Tensor) -> Tensor:
 
 def _refusal(model: nn.Module, x: Tensor, why: str, activations: str = "rectifiers") -> Record:
     """A refusal is right where the oracle has nothing to do either between image and output."""
-    twin = quiet(model).eval()
+    twin = quiet(model)
     with x.device, _Called() as called:  # the device is for what the model makes as it runs
         output = twin(x.clone().requires_grad_())
     try:
@@ -249,13 +267,10 @@ RECTIFYING = {"relu", "hardtanh", "leaky_relu", "rrelu_with_noise", "_prelu_kern
 
 def _against_the_oracle(model: nn.Module, x: Tensor, activations: str) -> Record:
     """Each rule's map beside the oracle's; Captum's, which knows rectifiers only, too."""
-    twin = quiet(model)
     plain = _plain_output(model, x)
-    if not _follows(twin, x, plain):
-        return {
-            "status": "undecided",
-            "why": "what it writes in place is read elsewhere, which the oracle does not follow",
-        }
+    twin = oracles_twin(model, x, plain)
+    if twin is None:
+        return {"status": "undecided", "why": "what it writes in place the oracle does not follow"}
     before = state_digest(model)
     errors: dict[str, float] = {}
     captums: dict[str, str] = {}
@@ -316,13 +331,6 @@ def _plain_output(model: nn.Module, x: Tensor) -> Any:
     # A copy, as a model may keep what it computes; and its weights without gradients, as torch may sum a Linear
     # in another order with them (see Limits in docs/architecture.md).
     return copied(model).eval().requires_grad_(False)(x.clone().requires_grad_())
-
-
-def _follows(twin: nn.Module, x: Tensor, plain: Any) -> bool:
-    """Whether a copy that writes nothing in place computes what the model does."""
-    with torch.no_grad():
-        pairs = zip(tensors_in(twin.eval()(x.clone())), tensors_in(plain), strict=True)
-        return max(relative_error(*pair) for pair in pairs) <= TOLERANCE
 
 
 def _switches(model: nn.Module, x: Tensor, rule: str) -> Record:
