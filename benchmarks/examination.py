@@ -189,10 +189,12 @@ COPIES = torch.library.Library("aten", "IMPL")
 COPIES.impl("copy", lambda x, other, asynchronous=False: other.expand(x.shape).to(x.dtype).clone(), "Autograd")
 
 
-def oracles_twin(model: nn.Module, x: Tensor, plain: Any) -> nn.Module | None:
+def oracles_twin(model: nn.Module, x: Tensor, plain: Any) -> nn.Module:
     """A copy that computes what the model does, and whose graph shows all of it."""
-    twins = (make(model) for make in (quiet, lambda model: Functional(_plain_copy(model)).eval()))
-    return next((twin for twin in twins if _shows(twin, x, plain)), None)
+    for twin in (quiet(model), Functional(_plain_copy(model)).eval()):
+        if _shows(twin, x, plain):
+            return twin
+    raise NotImplementedError("what it writes in place the oracle does not follow")
 
 
 def _shows(twin: nn.Module, x: Tensor, plain: Any) -> bool:
@@ -269,8 +271,6 @@ def _against_the_oracle(model: nn.Module, x: Tensor, activations: str) -> Record
     """Each rule's map beside the oracle's; Captum's, which knows rectifiers only, too."""
     plain = _plain_output(model, x)
     twin = oracles_twin(model, x, plain)
-    if twin is None:
-        return {"status": "undecided", "why": "what it writes in place the oracle does not follow"}
     before = state_digest(model)
     errors: dict[str, float] = {}
     captums: dict[str, str] = {}
@@ -324,7 +324,10 @@ def _known_switches(model: nn.Module, x: Tensor, pools: int) -> list[Tensor]:
     """Those that torch's operators took; the oracle's, from the graph, where a pool is an ordinary maximum."""
     with _Called() as called:
         copied(model).eval()(x.clone())
-    return called.switches if len(called.switches) == pools else switches_of(quiet(model), x, mixed_signal)
+    if len(called.switches) == pools:
+        return called.switches
+    found: list[Tensor] = switches_of(oracles_twin(model, x, _plain_output(model, x)), x, mixed_signal)
+    return found
 
 
 def _plain_output(model: nn.Module, x: Tensor) -> Any:

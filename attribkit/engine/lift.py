@@ -34,8 +34,18 @@ Original = Callable[[], Any]
 Recorder = Callable[[str, Pool, Tensor], None]
 
 
+# Arguments' other names: those of NumPy's, which torch's functions take, and that of its operators.
+_NAMES = {
+    **dict.fromkeys(("x", "x1", "a", "self"), "input"),
+    "x2": "other",
+    "axis": "dim",
+    "keepdims": "keepdim",
+}
+
+
 def recognised_function(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Call] | None:
     """The tensor and the activation, pool or norm of a function call; None where it is something else."""
+    kwargs = {_NAMES.get(name, name): value for name, value in kwargs.items()}
     for family in (*FAMILIES, masks):
         if (recognised := family.from_function(function, args, kwargs)) is not None:
             return recognised
@@ -159,8 +169,8 @@ class Lift(TorchFunctionMode):
         recognised = recognised_function(func, args, kwargs)
         if recognised is None:
             # While probing, what wins must not hide what loses.
-            if self.plan.probes and func in activations.EXTREMES and _are_tensors(args):
-                return args[0] + args[1]
+            if self.plan.probes and func in activations.EXTREMES and _are_tensors(both := (*args, *kwargs.values())):
+                return both[0] + both[1]
             result = self._passed(func, args, kwargs)
             return self._compared(result) if func is torch.where and len(args) + len(kwargs) == 1 else result
         x, call = recognised

@@ -216,6 +216,13 @@ CASES: dict[str, Case] = {
     "amax": Case(lambda x: x.amax((2, 3)), (4, 5), lambda n, c: whole_plane((4, 5))),
     "amax of rows": Case(lambda x: torch.amax(x, 2, keepdim=True), (4, 5), lambda n, c: over_rows((4, 5))),
     "max of rows": Case(lambda x: x.max(dim=-2)[0], (4, 5), lambda n, c: over_rows((4, 5))),
+    "max of rows, False by place": Case(lambda x: x.max(2, False)[0], (4, 5), lambda n, c: over_rows((4, 5))),
+    "max of rows, by NumPy's names": Case(
+        lambda x: x.max(axis=2, keepdims=True)[0], (4, 5), lambda n, c: over_rows((4, 5))
+    ),
+    "amax, by NumPy's names": Case(
+        lambda x: torch.amax(x=x, axis=(2, 3), keepdims=True), (4, 5), lambda n, c: whole_plane((4, 5))
+    ),
     "torch.max of rows": Case(lambda x: torch.max(x, 2, True).values, (4, 5), lambda n, c: over_rows((4, 5))),
 }
 

@@ -155,6 +155,7 @@ def test_indices_of_another_form_are_refused(tmp_path: Path, form: str, site: st
 ELSEWHERE: dict[str, Callable[[Tensor], Tensor]] = {
     "negative": lambda index: index.neg() - 1,
     "one negative": lambda index: index.clone().index_fill_(-1, torch.tensor([0]), -1),
+    "minus one for the last cell": lambda index: index.clone().index_put_([torch.tensor(-1)] * 4, torch.tensor(-1)),
     "beyond the plane": lambda index: index + 64,
     "far beyond": lambda index: index + 2**40,
     "the greatest": lambda index: torch.full_like(index, 2**63 - 1),
