@@ -198,7 +198,7 @@ def oracles_twin(model: nn.Module, x: Tensor, plain: Any) -> nn.Module:
 
 
 def _shows(twin: nn.Module, x: Tensor, plain: Any) -> bool:
-    output = twin(x.clone().requires_grad_())
+    output = copied(twin)(x.clone().requires_grad_())  # a copy, as a model may keep what it computes
     pairs = zip(tensors_in(output), tensors_in(plain), strict=True)
     if max(relative_error(one.detach(), other.detach()) for one, other in pairs) > TOLERANCE:
         return False  # what is written in place is read elsewhere
@@ -331,8 +331,8 @@ def _known_switches(model: nn.Module, x: Tensor, pools: int) -> list[Tensor]:
 
 
 def _plain_output(model: nn.Module, x: Tensor) -> Any:
-    # A copy, as a model may keep what it computes; and its weights without gradients, as torch may sum a Linear
-    # in another order with them (see Limits in docs/architecture.md).
+    # A copy here, too; and its weights without gradients, as torch may sum a Linear in another order with them (see
+    # Limits in docs/architecture.md).
     return copied(model).eval().requires_grad_(False)(x.clone().requires_grad_())
 
 
