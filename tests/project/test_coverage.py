@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from oracles import attribution, mixed_signal
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import attribkit
 
@@ -64,6 +67,38 @@ def test_smooth_activations_are_right_beside_the_oracle(coverage: ModuleType, na
     assert record["status"] == "right"
     assert record["contrast"] > 0.01
     assert record["captum"] == {}
+
+
+class PartWriter(nn.Module):
+    """Keeps what it computes, and writes into a part of it; with `part` it does neither, and computes the same."""
+
+    def __init__(self, *, part: bool) -> None:
+        super().__init__()
+        self.conv, self.part, self.kept = nn.Conv2d(3, 4, 3), part, torch.zeros(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        if not self.part:
+            return F.relu(torch.cat([F.relu(x[:, :2]) + 1, x[:, 2:]], 1))
+        self.kept = x * 1
+        self.kept[:, :2] = F.relu(self.kept[:, :2])
+        self.kept[:, :2] += 1
+        return F.relu(self.kept)
+
+
+@pytest.mark.parametrize("rule", ["deconvnet", "guided"])
+def test_the_oracle_follows_what_is_written_into_parts(coverage: ModuleType, rule: str) -> None:
+    """Its twin's graph shows what autograd hides of such a write."""
+    writer, plain = PartWriter(part=True), PartWriter(part=False)
+    plain.load_state_dict(writer.state_dict())
+    x = torch.randn(1, 3, 8, 8)
+    with pytest.raises(NotImplementedError):
+        attribution(writer, x, mixed_signal, rule)
+    twin = coverage.examination.oracles_twin(writer, x, plain(x))
+    expected = attribution(plain, x, mixed_signal, rule)
+    torch.testing.assert_close(attribution(twin, x, mixed_signal, rule), expected, rtol=0, atol=1e-6)
+    with pytest.raises(NotImplementedError, match="does not follow"):
+        coverage.examination.oracles_twin(writer, x, plain(x) + 1)
 
 
 def test_a_mistake_with_smooth_activations_is_seen(coverage: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
