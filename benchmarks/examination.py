@@ -10,6 +10,7 @@ rules agree there.
 
 from __future__ import annotations
 
+import resource
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -41,6 +42,7 @@ from zoo import animate, relative_error  # type: ignore[import-not-found]
 RULES = ("backprop", "deconvnet", "guided")
 TOLERANCE = 1e-4
 NOTHING = 1e-6  # a difference that rounding makes
+LEAST_COPIES = 3  # of all weights at once: the model's, and its twin's, of which the oracle makes one more
 SIZES = (64, 96, 160, 320, None)  # None: the model's own
 
 Record = dict[str, Any]
@@ -91,8 +93,19 @@ def on_paper(name: str) -> Record:
     return {"status": "unknown", "parameters": sum(p.numel() for p in model.parameters()), **_sites_of(net)}
 
 
+def bytes_of(name: str) -> int:
+    """How much room a model's weights take, where it can be built without them."""
+    try:
+        with torch.device("meta"):
+            return sum(p.numel() * p.element_size() for p in attribkit.load(name, "none").model.parameters())
+    except Exception:  # code that reads values, which are not there
+        return 0
+
+
 def in_full(name: str, activations: str) -> Record:
     """The maps of one model with random weights."""
+    if 0 < resource.getrlimit(resource.RLIMIT_DATA)[0] < LEAST_COPIES * bytes_of(name):
+        raise MemoryError  # now, and not after minutes
     loaded = attribkit.load(name, "none")
     model = _judged_part(loaded.model)
     return judged(model, input_that_fits(model, loaded.preprocess.example()), activations)
