@@ -186,7 +186,12 @@ def _plain_copy(model: nn.Module) -> nn.Module:
     return twin.eval().requires_grad_(False)
 
 
-class Functional(nn.Module):
+def functional(model: nn.Module) -> nn.Module:
+    """A copy for the oracle in which nothing is written in place."""
+    return _Functional(_plain_copy(model)).eval()
+
+
+class _Functional(nn.Module):
     """A model in which nothing is written in place: what it writes is a new tensor, as its graph then shows."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -204,7 +209,8 @@ COPIES.impl("copy", lambda x, other, asynchronous=False: other.expand(x.shape).t
 
 def oracles_twin(model: nn.Module, x: Tensor, plain: Any) -> nn.Module:
     """A copy that computes what the model does, and whose graph shows all of it."""
-    for twin in (quiet(model), Functional(_plain_copy(model)).eval()):
+    for make in (quiet, functional):  # one after the other, as each takes the room of all weights
+        twin = make(model)
         if _shows(twin, x, plain):
             return twin
     raise NotImplementedError("what it writes in place the oracle does not follow")

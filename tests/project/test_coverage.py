@@ -70,7 +70,7 @@ def test_smooth_activations_are_right_beside_the_oracle(coverage: ModuleType, na
 
 
 class PartWriter(nn.Module):
-    """Keeps what it computes, and writes into a part of it; with `part` it does neither, and computes the same."""
+    """Keeps what it computes, and writes into a part of it; without `part` it does neither, and computes the same."""
 
     def __init__(self, *, part: bool) -> None:
         super().__init__()
