@@ -29,4 +29,4 @@ class ModelChanged(AttribkitError, RuntimeError):
 
 
 class NotSupported(AttribkitError, NotImplementedError):
-    """What cannot be done under `torch.compile`, or with this version of torch."""
+    """What cannot be done under `torch.compile`, in forward mode, or with this version of torch."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import types
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 
-from attribkit.engine.torch_private import disable_torch_function, transforms_active
+from attribkit.engine.torch_private import disable_torch_function, transforms_active, transforms_without_functions
+from attribkit.errors import NotSupported
 
 
 class Quick(torch.autograd.Function):
@@ -34,7 +35,7 @@ class Quick(torch.autograd.Function):
                 return cls.backward(ctx, *signals)
 
         Quick.names |= {cls.__name__, f"{cls.__name__}Old"}
-        parts = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+        parts = {"forward": staticmethod(forward), "backward": staticmethod(backward), "jvp": staticmethod(_refuse)}
         cls._old = types.new_class(
             f"{cls.__name__}Old", (torch.autograd.Function,), exec_body=lambda body: body.update(parts)
         )
@@ -42,7 +43,15 @@ class Quick(torch.autograd.Function):
     @classmethod
     def run(cls, *args: Any) -> Any:
         """`apply`, by the shorter way where there is one."""
-        return (cls._old if eager() else cls).apply(*args)
+        if eager():
+            return cls._old.apply(*args)
+        if not torch.compiler.is_compiling() and transforms_without_functions():
+            _refuse()
+        return cls.apply(*args)
+
+
+def _refuse(*args: Any) -> NoReturn:
+    raise NotSupported("a rule leads backwards only: use backward, vjp or jacrev, and neither jvp nor functionalize")
 
 
 def eager() -> bool:

@@ -54,8 +54,11 @@ def _mask(mask: Tensor, like: Tensor, *constants: Any) -> Tensor:
 
 
 def _bytes(mask: Tensor) -> Tensor:
-    """The same as int8, which torch turns into floats several times faster; not every vmap knows this view."""
-    return mask.view(torch.int8) if eager() else mask.to(torch.int8)
+    """The same as int8, which torch turns into floats several times faster.
+
+    Not every vmap knows this view, and who watches what is saved may bring back another type.
+    """
+    return mask.view(torch.int8) if mask.dtype == torch.bool and eager() else mask.to(torch.int8)
 
 
 def _is_positive(x: Tensor, y: Tensor, *constants: Any) -> Tensor:

@@ -199,6 +199,8 @@ class Lift(TorchFunctionMode):
         owner: nn.Module | None = None,
     ) -> Any:
         """Run one site under the plan, and write it down."""
+        if not _has_strides(x):  # the look at the graph will say so
+            return original()
         while self._owners.setdefault(name, owner) is not owner:
             name += "'"  # another module's, or a function's, that is called the same
         count = self._counts[name] = self._counts.get(name, 0) + 1
@@ -283,6 +285,12 @@ def _applied(call: Call, x: Tensor, original: Original, here: Passage) -> Any:
 def _needs_gradient(x: Tensor) -> bool:
     with disable_torch_function():  # or the mode would see the question
         return x.requires_grad and torch.is_grad_enabled()
+
+
+def _has_strides(x: Tensor) -> bool:
+    """Whether x is a tensor as the rules know them, and neither sparse nor nested."""
+    with disable_torch_function():
+        return x.layout == torch.strided and not x.is_nested
 
 
 def _is_part(x: Any) -> bool:

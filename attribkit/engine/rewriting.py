@@ -10,7 +10,7 @@ import difflib
 import threading
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -133,7 +133,7 @@ class Rewritten(nn.Module):
         if torch.compiler.is_compiling():
             return self._compiled(args, kwargs)
         if is_traced(args):
-            raise NotSupported(f"a trace does not keep the {self.rule.name} rule: rewrite the traced model instead")
+            raise self._no_trace("a trace")
         lift = self._lift(args, kwargs)
         output = self.run(lift, args, kwargs)
         self._look_back(lift, output)
@@ -182,6 +182,12 @@ class Rewritten(nn.Module):
         self._require_something_anywhere(args)
         self._require_all_swapped()
         return outputs[call]
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise self._no_trace("a script")
+
+    def _no_trace(self, kind: str) -> NotSupported:
+        return NotSupported(f"{kind} does not keep the {self.rule.name} rule: call the rewritten network as it is")
 
     def train(self, mode: bool = True) -> Rewritten:
         """Stays in eval mode: a gate of a net with dropout or batch statistics explains nothing."""

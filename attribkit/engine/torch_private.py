@@ -12,6 +12,7 @@ import torch
 import torch.fx
 import torch.overrides
 from torch import Tensor
+from torch._C._functorch import TransformType, get_interpreter_stack
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.modules.batchnorm import _BatchNorm as AnyBatchNorm
@@ -37,6 +38,7 @@ __all__ = [
     "saved_tensors_hooked",
     "storage_of",
     "transforms_active",
+    "transforms_without_functions",
     "uncompiled",
 ]
 
@@ -62,6 +64,12 @@ NN = torch._C._nn
 def transforms_active() -> bool:
     """Whether vmap, jacrev or the like is at work."""
     return torch._C._are_functorch_transforms_active()
+
+
+def transforms_without_functions() -> bool:
+    """Whether a transform is at work in which an `autograd.Function` has no part: forward mode, functionalize."""
+    without = (TransformType.Jvp, TransformType.Functionalize)
+    return any(level.key() in without for level in get_interpreter_stack() or ())
 
 
 def saved_tensors_hooked() -> bool:

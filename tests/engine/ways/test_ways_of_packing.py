@@ -19,6 +19,7 @@ from ways_checks import is_right
 from ways_harness import Net, Plain, built, image, in_double_precision
 
 import attribkit
+from attribkit.errors import NotSupported
 
 RULES = ["backprop", "deconvnet", "guided"]
 
@@ -161,6 +162,7 @@ PACKS: dict[str, Callable[[nn.Module], Any]] = {
     "torch.export, strict": lambda net: torch.export.export(net, (image()(),), strict=True).module(),
     "torch.export": exported_loosely,
     "jit.trace": traced,
+    "jit.script": torch.jit.script,
     "fx.symbolic_trace": torch.fx.symbolic_trace,
     "make_fx": lambda net: make_fx(net)(image()()),
 }
@@ -250,6 +252,25 @@ def test_a_slope_that_comes_from_the_image_gets_its_gradient() -> None:
 
     found = pulled_down(attribkit.rewrite(built(Sloped), "backprop"))
     assert is_right(found, attribution(built(Sloped), image()(), mixed_signal, "backprop"))
+
+
+# In which direction -----------------------------------------------------------------------------------------
+
+FORWARDS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "jvp": lambda net, x: torch.func.jvp(net, (x,), (x,)),
+    "jacfwd": lambda net, x: torch.func.jacfwd(lambda factor: net(factor * x))(torch.ones(1)),
+    "hessian": lambda net, x: torch.func.hessian(lambda factor: net(factor * x).sum())(torch.ones(1)),
+    "functionalize": lambda net, x: torch.func.functionalize(net)(x),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("how", FORWARDS)
+def test_forward_mode_is_refused(how: str, rule: str) -> None:
+    """A rule leads backwards: for a derivative that goes forwards there is none, and an error of ours says so."""
+    net = attribkit.rewrite(built(Plain), rule)
+    with pytest.raises(NotSupported, match="backwards"):
+        FORWARDS[how](net, image()())
 
 
 # How a net is called ----------------------------------------------------------------------------------------

@@ -457,6 +457,7 @@ under("a dispatch mode of one's own", Dispatching)
 under("the profiler's record_function", lambda: torch.profiler.record_function("forward"))
 under("set_grad_enabled", lambda: torch.set_grad_enabled(torch.is_grad_enabled()))
 under("saved_tensors_hooks", lambda: torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t))
+under("hooks that keep numbers", lambda: torch.autograd.graph.saved_tensors_hooks(lambda t: t * 1, lambda t: t))
 under("save_on_cpu", torch.autograd.graph.save_on_cpu)
 under("fork_rng", lambda: torch.random.fork_rng(devices=[]))
 

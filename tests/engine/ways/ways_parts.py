@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,15 +12,22 @@ from typing import Any
 import torch
 import torch.utils.checkpoint as torch_checkpoint
 from torch import Tensor, nn
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.autograd.function import once_differentiable
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional as F
 from ways_harness import HONEST, LOOSE, RIGHT, LeftAlone, Net, OnlyBackprop, OrRefused, Plain, Refused, Ways, image
 
 import attribkit
+from attribkit.errors import NotSupported
 
 ways = Ways("parts")
+
+
+def itself(x: Tensor) -> Tensor:
+    return x
+
+
 NOTHING = Refused(attribkit.NothingToRewrite)
 
 
@@ -474,6 +482,42 @@ class InnerWithGraph(Inner):
 for _kind in (Inner, InnerFromTheSameGraph, InnerByFunc, InnerByBackward):
     ways.module(f"a gradient of its own: {_kind.__name__}", LOOSE, Inner)(_kind)
 ways.module("a gradient of its own: InnerWithGraph", OnlyBackprop(), InnerWithGraph)(InnerWithGraph)
+
+
+# What a rule, which leads backwards, has no part in ----------------------------------------------------------
+
+
+def by_dual_numbers(x: Tensor) -> Tensor:
+    with forward_ad.dual_level():
+        return forward_ad.unpack_dual(F.relu(forward_ad.make_dual(x, torch.ones_like(x)))).primal
+
+
+BACKWARDS = Refused(NotSupported, "backwards", always=True)
+ways.function("forward mode: jvp", lambda x: torch.func.jvp(F.relu, (x,), (torch.ones_like(x),))[0], BACKWARDS)
+ways.function("forward mode: jacfwd", lambda x: x + torch.func.jacfwd(F.relu)(torch.zeros(1)), BACKWARDS, twin=itself)
+ways.function("forward mode: dual numbers", by_dual_numbers, BACKWARDS)
+ways.function("functionalize", torch.func.functionalize(lambda x: F.relu_(x.clone())), BACKWARDS)
+
+
+# Tensors that no rule knows ---------------------------------------------------------------------------------
+
+
+def nested(x: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The PyTorch API of nested tensors")  # a prototype, torch says
+        rows = torch.nested.as_nested_tensor([*x])
+    return torch.nested.to_padded_tensor(F.relu(rows), 0.0)
+
+
+def jagged(x: Tensor) -> Tensor:
+    rows = torch.nested.as_nested_tensor([*x.flatten(1)[..., None]], layout=torch.jagged)
+    return F.relu(rows).values().view_as(x)
+
+
+ways.function("F.relu of a sparse tensor", lambda x: F.relu(x.to_sparse()).to_dense(), LeftAlone(("relu",)))
+ways.function("nn.ReLU of a sparse tensor", lambda x: nn.ReLU()(x.to_sparse()).to_dense(), LeftAlone(("relu",)))
+ways.function("F.relu of a nested tensor", nested, LeftAlone(("relu",)))
+ways.function("F.relu of a jagged tensor", jagged, LeftAlone(("relu",)))
 
 
 @ways.module("a rectifier that a hook on a tensor applies", RIGHT)
