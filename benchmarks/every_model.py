@@ -245,6 +245,7 @@ device shows it, without weights); or it is quantized |
 | Captum wrong | at least one of its maps is neither the oracle's nor the plain gradient |
 | Captum silent | at least one of its maps is the plain gradient, without a warning (known without a run for models \
 that are refused here: it finds nothing to hook) |
+| Captum error | at least one of its methods ends in an error |
 | with "all" | of models without a rectifier: the same, asked again with `activations="all"`, beside an oracle for \
 smooth functions; that the rule is followed, and not \
 [what such a map is worth](how-to-read-a-map.md#smooth-activations) |

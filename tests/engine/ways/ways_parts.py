@@ -23,11 +23,6 @@ from attribkit.errors import NotSupported
 
 ways = Ways("parts")
 
-
-def itself(x: Tensor) -> Tensor:
-    return x
-
-
 NOTHING = Refused(attribkit.NothingToRewrite)
 
 
@@ -485,6 +480,10 @@ ways.module("a gradient of its own: InnerWithGraph", OnlyBackprop(), InnerWithGr
 
 
 # What a rule, which leads backwards, has no part in ----------------------------------------------------------
+
+
+def itself(x: Tensor) -> Tensor:
+    return x
 
 
 def by_dual_numbers(x: Tensor) -> Tensor:
