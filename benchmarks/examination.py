@@ -164,7 +164,8 @@ def enliven(model: nn.Module, x: Tensor) -> None:
     for parameter in model.parameters():
         if parameter.is_floating_point() and parameter.detach().abs().max() < 1e-2:
             nn.init.normal_(parameter, std=0.5) if parameter.dim() < 2 else nn.init.normal_(parameter, std=0.02)
-    animate(model, torch.randn(4, *x.shape[1:]))
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        animate(model, torch.randn(4, *x.shape[1:]))
     model.eval()
 
 
