@@ -214,8 +214,8 @@ def headline(records: list[Record]) -> str:
     return (
         f"{len(records)} models examined, {wrong} wrong. {len(rectified)} have a ReLU or ReLU6, and {right} of them "
         f"are right. {len(pooled)} have max-pooling, and {sum(bool(r.get('replayed')) for r in pooled)} of them replay "
-        f"their switches. {len(records) - len(fit)} are too large for the machine and not counted: only their sites "
-        "were examined. " + smooth_headline([r["smooth"] for r in records if "smooth" in r])
+        f"their switches. {len(records) - len(fit)} are too large for the machine and not counted. "
+        + smooth_headline([r["smooth"] for r in records if "smooth" in r])
     )
 
 
@@ -238,7 +238,8 @@ device shows it, without weights); or it is quantized |
 | no effect | no rectifier lies between image and output, so every rule gives the plain gradient |
 | failed | the examination ended with an error |
 | wrong | one of these does not hold |
-| too large | for the memory of the machine: the sites were examined, the maps were not |
+| too large | for the memory of the machine: its maps were not judged; where its sites show without weights, \
+they are listed below |
 | undecided | with random weights nothing reaches the image, or the rules agree there |
 | switches | models with max-pooling whose recorded switches replay |
 | Captum right | Captum's GuidedBackprop and Deconvolution give the oracle's maps |

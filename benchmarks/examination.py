@@ -3,9 +3,8 @@
 A model is *right* when the three rules give the oracle's maps, the forward pass is equal bit for bit, the model is as
 it was before, and recorded switches replay; *refused* when it has no rectifier between image and output, and the oracle
 finds none either: that needs no weights, and is seen on torch's meta device. Quantized models are refused by name. What
-has no rectifier is examined again with `activations="all"`, in columns of its own. *Too large* for the memory: only the
-sites are seen, there too, and maps are not judged. *Undecided*: with random weights nothing reaches the image, or the
-rules agree there.
+has no rectifier is examined again with `activations="all"`, in columns of its own. *Too large* for the memory: maps are
+not judged. *Undecided*: with random weights nothing reaches the image, or the rules agree there.
 """
 
 from __future__ import annotations
@@ -164,8 +163,7 @@ def enliven(model: nn.Module, x: Tensor) -> None:
     for parameter in model.parameters():
         if parameter.is_floating_point() and parameter.detach().abs().max() < 1e-2:
             nn.init.normal_(parameter, std=0.5) if parameter.dim() < 2 else nn.init.normal_(parameter, std=0.02)
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        animate(model, torch.randn(4, *x.shape[1:]))
+    animate(model, torch.randn(4, *x.shape[1:]))
     model.eval()
 
 

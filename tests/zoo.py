@@ -113,8 +113,9 @@ def animate(model: nn.Module, images: Tensor) -> None:
             nn.init.uniform_(norm.bias, -0.5, 0.5)
         norm.momentum = 0.9
         norm.train()
-    with torch.no_grad():
-        model(images)
+    if norms:
+        with torch.no_grad():
+            model(images)
 
 
 @dataclass(frozen=True)

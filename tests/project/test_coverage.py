@@ -121,6 +121,14 @@ def test_a_mistake_in_the_library_is_seen(coverage: ModuleType, monkeypatch: pyt
     assert coverage.examination.examine("timm:test_resnet")["status"] == "wrong"
 
 
+def test_a_rectifier_on_paper_only_is_not_counted(coverage: ModuleType) -> None:
+    """A model that turned out to have none is not one that ought to be right."""
+    paper = {"status": "refused", "ops": {"relu": 1}, "rectified": False}
+    assert "1 have a ReLU or ReLU6, and 1 of them are right" in coverage.headline(
+        [paper, {"status": "right", "ops": {"relu": 2}}]
+    )
+
+
 def test_results_are_kept_and_not_made_again(
     coverage: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
